@@ -1,0 +1,218 @@
+"""One run's configuration, typed: model < preset < suite < task < file < --set, later ones win."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from dtbench.errors import ConfigError, UnknownNameError
+from dtbench.resources import resource
+from dtbench.suites import Suite, Task
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW with a linear warm-up to a constant rate, and gradient clipping by global norm (0 turns it off)."""
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup_steps: int = 10_000
+    gradient_clip: float = 0.25
+
+
+@dataclass
+class TrainingConfig:
+    """`steps` gradient steps on batches of `batch_size` windows (per rank) of `context_length` time steps (K)."""
+
+    steps: int = 100_000
+    batch_size: int = 64
+    context_length: int = 20
+    log_every: int = 100
+    checkpoint_every: int = 1_000
+
+
+@dataclass
+class DataConfig:
+    """`steps` is the size of a locally built dataset; public datasets have the size they have."""
+
+    steps: int = 1_000_000
+    normalize_states: bool = True
+
+
+@dataclass
+class EvaluationConfig:
+    """`episodes` per target; `every` > 0 also evaluates during training (diagnostics; the last checkpoint scores)."""
+
+    episodes: int = 100
+    every: int = 0
+    all_targets: bool = True
+
+
+@dataclass
+class HardwareConfig:
+    """Passed to Lightning's Trainer; not part of a configuration's identity."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+
+
+@dataclass
+class RunConfig:
+    """Everything that decides what a run computes. `model` is typed by the model's own `Config` dataclass."""
+
+    model: Any = field(default_factory=dict)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested dicts of str, int, float, bool, list and None."""
+        return _plain(OmegaConf.to_container(OmegaConf.structured(self), resolve=True))
+
+    def hash(self) -> str:
+        """Return 12 hex digits over everything that decides the result (hardware does not)."""
+        content = self.to_dict()
+        content.pop("hardware")
+        content["training"].pop("log_every")
+        content["training"].pop("checkpoint_every")
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def preset_names() -> list[str]:
+    """Return the names of the shipped presets."""
+    return sorted(path.stem for path in resource("benchmarks", "presets").glob("*.yaml"))
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """Load a preset: a mapping with `description`, `config` and per-model `models`.
+
+    Raises:
+        UnknownNameError: no such preset.
+    """
+    path = resource("benchmarks", "presets", f"{name}.yaml")
+    if not path.is_file():
+        raise UnknownNameError("preset", name, preset_names())
+    return _read_mapping(path)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no configuration file {path}.") from error
+    except (OmegaConfBaseException, ValueError, OSError) as error:
+        raise ConfigError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path} must hold a mapping such as `training: {{steps: 1000}}`.")
+    return {str(key): value for key, value in loaded.items()}
+
+
+def compose(
+    model_name: str,
+    model_config: type,
+    model_defaults: Path,
+    preset: Mapping[str, Any],
+    suite: Suite,
+    task: Task,
+    file: Path | None = None,
+    overrides: Iterable[str] = (),
+) -> RunConfig:
+    """Merge a run's configuration from its layers and check every key and type.
+
+    Args:
+        model_name: key of the per-model parts of preset, suite and task.
+        model_config: the model's `Config` dataclass, which types the section `model`.
+        model_defaults: the model's `baselines/<model>/config.yaml`.
+        overrides: `section.key=value` strings of `--set`.
+
+    Raises:
+        ConfigError: an unknown key or a wrong type, naming the layer and the key.
+    """
+    config = OmegaConf.structured(RunConfig)
+    config.model = OmegaConf.structured(model_config)
+    layers: list[tuple[str, Mapping[str, Any]]] = [(f"baselines/{model_name}/config.yaml", _read_mapping(model_defaults))]
+    for where, layer in (("preset", preset), (f"suite {suite.name}", vars(suite)), (f"task {task.id}", vars(task))):
+        layers.append((where, layer.get("config") or {}))
+        layers.append((f"{where}, models.{model_name}", (layer.get("models") or {}).get(model_name) or {}))
+    if file is not None:
+        layers.append((str(file), _read_mapping(file)))
+    layers.extend((f"--set {override}", _override(override)) for override in overrides)
+    for where, layer in layers:
+        config = _merge(config, layer, where)
+    resolved = OmegaConf.to_object(config)
+    assert isinstance(resolved, RunConfig)
+    _check(resolved)
+    return resolved
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, equals, _ = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r} is not of the form section.key=value, e.g. --set training.steps=1000.")
+    try:
+        return _plain(OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=True))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"--set {text!r} cannot be read: {error}") from error
+
+
+def _merge(config: DictConfig, layer: Mapping[str, Any], where: str) -> DictConfig:
+    try:
+        merged = OmegaConf.merge(config, OmegaConf.create(dict(layer)))
+    except ConfigKeyError as error:
+        key = str(error.full_key or error.key)
+        parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
+        known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
+        prefix = key.rpartition(".")[0]
+        raise ConfigError(f"{where}: {UnknownNameError(f'key in {prefix}' if prefix else 'section', key.rpartition('.')[2], known)}") from error
+    except (ValidationError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{where}: {error.full_key or error.key}: {reason}.") from error
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _check(config: RunConfig) -> None:
+    positive = {
+        "training.steps": config.training.steps,
+        "training.batch_size": config.training.batch_size,
+        "training.context_length": config.training.context_length,
+        "training.log_every": config.training.log_every,
+        "training.checkpoint_every": config.training.checkpoint_every,
+        "optimizer.learning_rate": config.optimizer.learning_rate,
+        "evaluation.episodes": config.evaluation.episodes,
+        "data.steps": config.data.steps,
+        "hardware.devices": config.hardware.devices,
+    }
+    for key, value in positive.items():
+        if value <= 0:
+            raise ConfigError(f"{key} must be positive, not {value}.")
+    for key, amount in {
+        "optimizer.warmup_steps": config.optimizer.warmup_steps,
+        "optimizer.weight_decay": config.optimizer.weight_decay,
+        "optimizer.gradient_clip": config.optimizer.gradient_clip,
+        "evaluation.every": config.evaluation.every,
+    }.items():
+        if amount < 0:
+            raise ConfigError(f"{key} must not be negative, not {amount}.")

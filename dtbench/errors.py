@@ -1,0 +1,36 @@
+"""Errors that are a user's mistake or a broken input: shown as one sentence, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DtbenchError(Exception):
+    """Base of every error whose message is written for the user: it names the thing and the fix."""
+
+
+class ConfigError(DtbenchError):
+    """An unknown key, a wrong type or an impossible combination in the configuration."""
+
+
+class UnknownNameError(DtbenchError):
+    """A model, suite, task, preset or source that does not exist."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.name, self.known = name, sorted(known)
+        close = difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        super().__init__(f"Unknown {kind} {name!r}: {hint}known are {', '.join(self.known) or 'none'}.")
+
+
+class DataError(DtbenchError):
+    """Trajectories that cannot be trusted: the message names file, episode, field and the fix."""
+
+
+class SourceError(DtbenchError):
+    """A dataset that cannot be had from the source asked for; the message names what was tried and the ways out."""
+
+
+class ResultError(DtbenchError):
+    """A result file that cannot be read or written."""

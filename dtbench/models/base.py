@@ -1,0 +1,156 @@
+"""What every model shares: the contract with data, training and evaluation, and the sequence policy most models are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanSquaredError
+from torchmetrics.aggregation import RunningMean
+
+from dtbench.config import OptimizerConfig, TrainingConfig
+from dtbench.models.tokens import LAST_STATE_TOKEN, STATE_TOKENS, ActionHead, TrajectoryEmbedding
+from dtbench.models.trunk import Trunk
+
+Window = dict[str, Tensor]
+
+
+class OfflineModule(lightning.LightningModule):
+    """A learning method: `loss` for training, `act` for evaluation.
+
+    Args:
+        config: plain dict with the sections `model`, `optimizer` and `training` of `RunConfig`.
+        dims: `observation_dim`, `action_dim`, `max_timesteps` (the longest episode) as int.
+        seed: seeds the initial weights and everything random in training, e.g. dropout.
+
+    Both dicts are saved in the checkpoint as hyper-parameters; they hold str, int, float, bool, list and None only, so
+    that checkpoints load with `weights_only=True`.
+    """
+
+    #: Dataclass of the section `model` of this model's configuration.
+    Config: ClassVar[type]
+
+    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+        super().__init__()
+        self.save_hyperparameters(
+            {
+                "config": {section: dict(config[section]) for section in ("model", "optimizer", "training")},
+                "dims": dict(dims),
+                "seed": seed,
+            }
+        )
+        self.options = self.Config(**config["model"])
+        self.optimizer_config = OptimizerConfig(**config["optimizer"])
+        self.context_length = TrainingConfig(**config["training"]).context_length
+        self.seed = seed
+        self.recent_loss = RunningMean(window=100)
+        self.recent_loss.persistent(True)  # a resumed run ends with the same figure
+        torch.manual_seed(seed)  # the subclass builds its layers next
+
+    @property
+    def weights(self) -> str:
+        """Say where the initial weights come from; stands in every result and in the table."""
+        return "random"
+
+    def loss(self, batch: Window) -> Tensor:
+        """Return the scalar training loss of a batch of windows (keys and shapes: `data/windows.py`)."""
+        raise NotImplementedError
+
+    def act(self, window: Window) -> Tensor:
+        """Choose the actions of the last step of each window.
+
+        Args:
+            window: as in training, without gradients; the last step's action slot is 0 (not taken yet).
+
+        Returns:
+            (B, action_dim) float32.
+        """
+        raise NotImplementedError
+
+    def training_step(self, batch: Window, batch_idx: int) -> Tensor:
+        self.step = batch_idx
+        self._seed_step(batch_idx)
+        loss = self.loss(batch)
+        self.recent_loss.update(loss.detach())
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def _seed_step(self, step: int) -> None:
+        """Make dropout a function of (seed, step, rank): a resumed run sees what the uninterrupted one would."""
+        entropy = np.random.SeedSequence((self.seed, step, self.global_rank))
+        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return AdamW's groups; by default one, with weight decay on all parameters as in DT's code."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def configure_optimizers(self) -> Any:
+        options = self.optimizer_config
+        optimizer = torch.optim.AdamW(
+            self.parameter_groups(),
+            lr=options.learning_rate,
+            betas=options.betas,
+            eps=options.eps,
+            weight_decay=options.weight_decay,
+            fused=True,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / max(1, options.warmup_steps))
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if self.optimizer_config.gradient_clip > 0:
+            nn.utils.clip_grad_norm_(self.parameters(), self.optimizer_config.gradient_clip)
+
+
+@dataclass
+class SequenceConfig:
+    """Size of a trunk and what all sequence policies may choose."""
+
+    layers: int = 3
+    heads: int = 1
+    width: int = 128
+    activation: str = "relu"
+    dropout: float = 0.1
+    tanh: bool = True
+
+
+class SequencePolicy(OfflineModule):
+    """Tokens → trunk → action head on the state tokens; mean squared error over the real steps.
+
+    A subclass builds `embedding`, `trunk` and `head`; they are all that DT, GPT-2-DT, LaMo, GPT2-DTMA and DC differ in,
+    apart from which weights learn.
+    """
+
+    embedding: TrajectoryEmbedding
+    trunk: Trunk
+    head: ActionHead
+
+    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+        super().__init__(config, dims, seed)
+        self.action_error = MeanSquaredError()
+
+    def forward(self, window: Window, select: slice = STATE_TOKENS) -> Tensor:
+        """Predict actions: (B, K, action_dim) for all state tokens, or for the selected ones."""
+        tokens, token_mask = self.embedding(window)
+        return self.head(self.trunk(tokens, token_mask, select))
+
+    def loss(self, batch: Window) -> Tensor:
+        real = batch["padding_mask"]
+        predicted, taken = self(batch)[real], batch["actions"][real]
+        self.log("train/action_mse", self.action_error(predicted.detach().float(), taken), on_epoch=False)
+        return nn.functional.mse_loss(predicted, taken)
+
+    def act(self, window: Window) -> Tensor:
+        return self(window, LAST_STATE_TOKEN)[:, 0].float()

@@ -1,0 +1,37 @@
+"""Decision Transformer (Chen et al., 2021, arXiv 2106.01345; kzl/decision-transformer, gym/)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dtbench.models.base import SequenceConfig, SequencePolicy
+from dtbench.models.mixers import Attention
+from dtbench.models.tokens import ActionHead, TrajectoryEmbedding
+from dtbench.models.trunk import Trunk, TrunkConfig
+
+
+class DecisionTransformer(SequencePolicy):
+    """A small GPT-2 trained from random weights: 3 layers, 1 head, width 128, ReLU, dropout 0.1 in the paper."""
+
+    Config = SequenceConfig
+
+    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+        super().__init__(config, dims, seed)
+        options = self.options
+        self.embedding = TrajectoryEmbedding(
+            dims["observation_dim"], dims["action_dim"], options.width, dims["max_timesteps"], norm_before_time=False
+        )
+        self.trunk = Trunk(
+            TrunkConfig(
+                width=options.width,
+                layers=options.layers,
+                heads=options.heads,
+                activation=options.activation,
+                embedding_dropout=options.dropout,
+                attention_dropout=options.dropout,
+                residual_dropout=options.dropout,
+            ),
+            mixer=lambda trunk, layer: Attention(trunk),
+        )
+        self.head = ActionHead(options.width, dims["action_dim"], options.tanh)

@@ -1,0 +1,67 @@
+"""From a window to tokens and back: embeddings of return, state and action, their order, and the action head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+#: Tokens per time step and the place of the state among them: R̂_0 s_0 a_0 R̂_1 s_1 a_1 …
+TOKENS_PER_STEP = 3
+STATE_TOKENS = slice(1, None, TOKENS_PER_STEP)
+LAST_STATE_TOKEN = slice(-2, -1)
+
+
+class TrajectoryEmbedding(nn.Module):
+    """Linear embeddings of (R̂, s, a), one learnt vector per time step, and one LayerNorm shared by all tokens.
+
+    The papers differ in one place: DT and DC add the time vector before the LayerNorm (`norm_before_time=False`),
+    GPT-2-DT, LaMo and GPT2-DTMA after it (`norm_before_time=True`). The initial weights are PyTorch's defaults, as in
+    all reference repositories.
+    """
+
+    def __init__(
+        self, observation_dim: int, action_dim: int, width: int, max_timesteps: int, norm_before_time: bool
+    ) -> None:
+        super().__init__()
+        self.embed_return = nn.Linear(1, width)
+        self.embed_state = nn.Linear(observation_dim, width)
+        self.embed_action = nn.Linear(action_dim, width)
+        self.embed_timestep = nn.Embedding(max_timesteps, width)
+        self.norm = nn.LayerNorm(width)
+        self.norm_before_time = norm_before_time
+
+    def forward(self, window: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Embed and interleave a window of K steps.
+
+        Args:
+            window: observations (B, K, obs_dim), actions (B, K, action_dim), returns_to_go (B, K), timesteps (B, K)
+                int64 and padding_mask (B, K) bool, True = real.
+
+        Returns:
+            Tokens (B, 3K, width) in the order R̂ s a, and their mask (B, 3K) bool.
+        """
+        time = self.embed_timestep(window["timesteps"])[:, :, None]
+        tokens = torch.stack(
+            (
+                self.embed_return(window["returns_to_go"][..., None]),
+                self.embed_state(window["observations"]),
+                self.embed_action(window["actions"]),
+            ),
+            dim=2,
+        )  # (B, K, 3, width)
+        tokens = self.norm(tokens) + time if self.norm_before_time else self.norm(tokens + time)
+        return tokens.flatten(1, 2), window["padding_mask"].repeat_interleave(TOKENS_PER_STEP, dim=1)
+
+
+class ActionHead(nn.Module):
+    """Linear map from a state token to an action, through tanh where actions lie in [−1, 1]."""
+
+    def __init__(self, width: int, action_dim: int, tanh: bool = True) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, action_dim)
+        self.tanh = tanh
+
+    def forward(self, state_tokens: Tensor) -> Tensor:
+        """(…, width) → (…, action_dim)."""
+        actions = self.linear(state_tokens)
+        return torch.tanh(actions) if self.tanh else actions

@@ -1,0 +1,120 @@
+"""The one pre-LayerNorm transformer trunk of DT, GPT-2-DT, LaMo, GPT2-DTMA and DC, with a slot for the token mixer.
+
+It is GPT-2 (Radford et al., 2019) without word table and position table: with the same weights it equals
+`transformers.GPT2Model` on `inputs_embeds` with a zeroed position table (tests/models/test_trunk.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dtbench.errors import ConfigError
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "gelu_new": lambda: nn.GELU(approximate="tanh"),  # GPT-2's own name for the tanh approximation
+}
+
+
+@dataclass(frozen=True)
+class TrunkConfig:
+    """Size and dropouts of a trunk; `inner_width` None means 4 × width, as in GPT-2."""
+
+    width: int
+    layers: int
+    heads: int
+    activation: str = "gelu_new"
+    inner_width: int | None = None
+    embedding_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    residual_dropout: float = 0.1
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ConfigError(f"A width of {self.width} cannot be split into {self.heads} heads of equal size.")
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"Unknown activation {self.activation!r}: known are {', '.join(ACTIVATIONS)}.")
+
+
+#: Makes the mixer of one layer: (config, layer index) → module(x, mask, select) of `mixers.py`.
+MixerFactory = Callable[[TrunkConfig, int], nn.Module]
+
+
+class Block(nn.Module):
+    """x ← x + mixer(LN(x)); x ← x + MLP(LN(x))."""
+
+    def __init__(self, config: TrunkConfig, mixer: nn.Module) -> None:
+        super().__init__()
+        inner = config.inner_width or 4 * config.width
+        self.mixer_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.mixer = mixer
+        self.mlp_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.mlp_in = nn.Linear(config.width, inner)
+        self.activation = ACTIVATIONS[config.activation]()
+        self.mlp_out = nn.Linear(inner, config.width)
+        self.dropout = nn.Dropout(config.residual_dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, select: slice | None = None) -> Tensor:
+        mixed = self.mixer(self.mixer_norm(x), mask, select)
+        x = (x if select is None else x[:, select]) + mixed
+        return x + self.dropout(self.mlp_out(self.activation(self.mlp_in(self.mlp_norm(x)))))
+
+
+class Trunk(nn.Module):
+    """A stack of blocks and a final LayerNorm."""
+
+    def __init__(self, config: TrunkConfig, mixer: MixerFactory) -> None:
+        super().__init__()
+        self.config = config
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.blocks = nn.ModuleList(Block(config, mixer(config, index)) for index in range(config.layers))
+        self.final_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.apply(_init_gpt2)
+        for block in self.blocks:  # GPT-2 shrinks what is added to the residual stream by the depth
+            for name, parameter in block.named_parameters():
+                if name in ("mixer.output.weight", "mlp_out.weight"):
+                    nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.layers))
+
+    def forward(self, tokens: Tensor, token_mask: Tensor, select: slice | None = None) -> Tensor:
+        """Run the stack.
+
+        Args:
+            tokens: (B, T, width) float.
+            token_mask: (B, T) bool, True = real.
+            select: the positions whose output is wanted. The last block computes only those (everything before it
+                needs all tokens), which saves a good part of it.
+
+        Returns:
+            (B, T, width), or (B, T', width) for the T' selected positions. Outputs at padding are meaningless.
+        """
+        mask = attention_mask(token_mask)
+        x = self.dropout(tokens)
+        for block in self.blocks[:-1]:
+            x = block(x, mask)
+        x = self.blocks[-1](x, mask, select)
+        return self.final_norm(x)
+
+
+def attention_mask(token_mask: Tensor) -> Tensor:
+    """Return who may look at whom: (B, T) bool, True = real → (B, T, T) bool, [b, i, j] True = i sees j.
+
+    Causal, and padding is never seen, except by itself: a row without any True would be NaN in the softmax.
+    """
+    length = token_mask.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=token_mask.device).tril()
+    itself = torch.eye(length, dtype=torch.bool, device=token_mask.device)
+    return (causal & token_mask[:, None, :]) | itself
+
+
+def _init_gpt2(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
