@@ -81,7 +81,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts of str, int, float, bool, list and None."""
-        return _plain(OmegaConf.to_container(OmegaConf.structured(self), resolve=True))
+        return plain(OmegaConf.to_container(OmegaConf.structured(self), resolve=True))
 
     def hash(self) -> str:
         """Return 12 hex digits over everything that decides the result (hardware does not)."""
@@ -92,12 +92,22 @@ class RunConfig:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Turn nested dicts, lists and tuples into plain dicts with str keys and lists."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
+
+
+def from_dict(content: Mapping[str, Any], model_config: type) -> RunConfig:
+    """Rebuild the configuration that `RunConfig.to_dict` wrote; `model_config` types the section `model`."""
+    config = OmegaConf.structured(RunConfig)
+    config.model = OmegaConf.structured(model_config)
+    resolved = OmegaConf.to_object(_merge(config, content, "stored configuration"))
+    assert isinstance(resolved, RunConfig)
+    return resolved
 
 
 def preset_names() -> list[str]:
@@ -152,7 +162,9 @@ def compose(
     """
     config = OmegaConf.structured(RunConfig)
     config.model = OmegaConf.structured(model_config)
-    layers: list[tuple[str, Mapping[str, Any]]] = [(f"baselines/{model_name}/config.yaml", _read_mapping(model_defaults))]
+    layers: list[tuple[str, Mapping[str, Any]]] = [
+        (f"baselines/{model_name}/config.yaml", _read_mapping(model_defaults))
+    ]
     for where, layer in (("preset", preset), (f"suite {suite.name}", vars(suite)), (f"task {task.id}", vars(task))):
         layers.append((where, layer.get("config") or {}))
         layers.append((f"{where}, models.{model_name}", (layer.get("models") or {}).get(model_name) or {}))
@@ -172,7 +184,7 @@ def _override(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r} is not of the form section.key=value, e.g. --set training.steps=1000.")
     try:
-        return _plain(OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=True))
+        return plain(OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=True))
     except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"--set {text!r} cannot be read: {error}") from error
 
@@ -185,10 +197,12 @@ def _merge(config: DictConfig, layer: Mapping[str, Any], where: str) -> DictConf
         parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
         known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
         prefix = key.rpartition(".")[0]
-        raise ConfigError(f"{where}: {UnknownNameError(f'key in {prefix}' if prefix else 'section', key.rpartition('.')[2], known)}") from error
+        unknown = UnknownNameError(f"key of {prefix}" if prefix else "section", key.rpartition(".")[2], known)
+        raise ConfigError(f"{where}: {unknown}") from error
     except (ValidationError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{where}: {error.full_key or error.key}: {reason}.") from error
+        key = error.full_key or error.key
+        raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{reason}.") from error
     assert isinstance(merged, DictConfig)
     return merged
 

@@ -52,6 +52,7 @@ class Suite:
     tasks: tuple[Task, ...]
     config: dict[str, Any] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    file: str = ""
 
     @property
     def id(self) -> str:
@@ -74,7 +75,9 @@ class Suite:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole suite as plain values, for `--json`."""
-        return asdict(self)
+        content = asdict(self)
+        del content["file"]
+        return content
 
 
 def suite_names() -> list[str]:
@@ -98,7 +101,7 @@ def load_suite(name: str) -> Suite:
         raise ConfigError(f"{path} is not a readable suite file: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} is not a suite: it must be a mapping with name, version and tasks.")
-    return _parse_suite({str(key): value for key, value in raw.items()}, str(path))
+    return _parse_suite({**{str(key): value for key, value in raw.items()}, "file": str(path.resolve())}, str(path))
 
 
 def _parse_suite(raw: dict[str, Any], path: str) -> Suite:

@@ -1,7 +1,7 @@
 """Token mixers: what a block of the trunk does across time.
 
-Every mixer is called as `mixer(x, mask, select)`: x (B, T, width) after the block's first LayerNorm, mask (B, T, T) bool
-from `trunk.attention_mask`, select the positions whose output is wanted (None = all). It returns (B, T', width).
+Every mixer is called as `mixer(x, mask, select)`: x (B, T, width) after the block's first LayerNorm, mask (B, T, T)
+bool from `trunk.attention_mask`, select the positions whose output is wanted (None = all). It returns (B, T', width).
 """
 
 from __future__ import annotations

@@ -1,0 +1,413 @@
+"""The command line. Nothing heavy is imported before a command needs it, so that `--help` is instant.
+
+Exit codes: 0 all done · 1 some runs failed · 2 bad usage or input · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dtbench import __version__
+from dtbench.errors import ConfigError, DtbenchError
+
+app = typer.Typer(
+    name="dtbench",
+    help="Benchmark sequence models in offline reinforcement learning: one implementation of data, models, "
+    "evaluation and statistics.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+list_app = typer.Typer(help="List what there is: models, suites, presets.", no_args_is_help=True)
+show_app = typer.Typer(help="Show one thing whole: a suite, or a model's configuration.", no_args_is_help=True)
+data_app = typer.Typer(help="Build, describe and check datasets.", no_args_is_help=True)
+app.add_typer(list_app, name="list")
+app.add_typer(show_app, name="show")
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Models = Annotated[list[str], typer.Option("--model", "-m", help="Model; repeat or separate by commas.")]
+Overrides = Annotated[list[str], typer.Option("--set", help="section.key=value, e.g. training.steps=1000; repeatable.")]
+
+
+def main() -> None:
+    """Run the command line and turn a user's mistake into one sentence and exit code 2."""
+    try:
+        app()
+    except DtbenchError as error:
+        typer.echo(f"dtbench: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("dtbench: interrupted; the same command goes on where this one stopped.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # `dtbench … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dtbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = (
+        False
+    ),
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    model: Models,
+    suite: Annotated[str, typer.Option(help="Suite by name, or the path of a suite's YAML file.")] = "d4rl-short",
+    task: Annotated[list[str], typer.Option("--task", "-t", help="Only these tasks; repeat or use commas.")] = [],  # noqa: B006
+    preset: Annotated[
+        str | None, typer.Option(help="Budget: smoke, quick, learn, paper. Default: paper with CUDA, else quick.")
+    ] = None,
+    seeds: Annotated[str, typer.Option("--seeds", "--seed", help="Seeds, e.g. 0 or 0,1,2 or 0-4.")] = "0",
+    source: Annotated[str, typer.Option(help="Where the data come from; auto takes the suite's order.")] = "auto",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of results, logs and checkpoints.")] = Path(
+        "results"
+    ),
+    set_: Overrides = [],  # noqa: B006
+    config: Annotated[Path | None, typer.Option(help="YAML file merged over preset and suite.")] = None,
+    existing: Annotated[str, typer.Option(help="Finished runs found in --output: skip, rerun or fail.")] = "skip",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs side by side, a process each.")] = 1,
+    accelerator: Annotated[str | None, typer.Option(help="Lightning's accelerator: auto, cpu, gpu.")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="Devices per run; more than one means DDP.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Lightning's precision, e.g. 32-true or bf16-mixed.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the planned runs and stop.")] = False,
+    json_: Json = False,
+) -> None:
+    """Train, evaluate and rank models on a suite.
+
+    The same command again skips what is finished and resumes what was interrupted.
+    """
+    from dtbench import runner
+    from dtbench.console import err
+    from dtbench.suites import load_suite
+
+    chosen, reason = (preset, "asked for") if preset else runner.default_preset()
+    err.print(f"dtbench {__version__}: preset {chosen} ({reason})", markup=False)
+    hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
+    flags = [f"hardware.{key}={value}" for key, value in hardware.items() if value is not None]
+    plans = runner.plan_runs(
+        load_suite(suite),
+        _split(model),
+        output=output,
+        preset=chosen,
+        seeds=_seeds(seeds),
+        tasks=_split(task),
+        source=source,
+        file=config,
+        overrides=[*set_, *flags],
+    )
+    if dry_run:
+        _print_plans(plans, json_)
+        return
+    summary = runner.execute(plans, existing=existing, jobs=jobs)
+    _finish(summary, output, json_)
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+def _print_plans(plans: list[Any], as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {"model": p.model.name, "task": p.task.id, "source": p.source, "preset": p.preset, "seed": p.seed}
+            | {"config_hash": p.config.hash(), "result": str(p.result_path), "finished": p.result_path.is_file()}
+            for p in plans
+        ]
+        _echo_json(rows)
+        return
+    for plan in plans:
+        state = " (a result is there)" if plan.result_path.is_file() else ""
+        typer.echo(f"{plan.label} · {plan.source} · {plan.preset} → {plan.result_path}{state}")
+
+
+def _finish(summary: Any, output: Path, as_json: bool) -> None:
+    """Print the table and write the markdown beside the results."""
+    from dtbench import leaderboard
+    from dtbench.console import out
+
+    file = output / "leaderboard.md"
+    if summary.results:
+        leaderboard.write(output, file)
+    if as_json:
+        _echo_json(summary.results)
+        return
+    if summary.results:
+        out.print(leaderboard.console_table(summary.results))
+        typer.echo(f"Leaderboard: {file}")
+    if summary.failed:
+        typer.echo(f"{summary.failed} runs failed; their results say why (status and error).", err=True)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a finished run (seed-<n>, beside its JSON).")
+    ],
+    target: Annotated[list[float], typer.Option(help="Return to ask for; repeatable. Default: the score target.")] = [],  # noqa: B006
+    episodes: Annotated[int | None, typer.Option(min=1, help="Episodes per target. Default: as in the run.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the evaluation environments.")] = 0,
+    json_: Json = False,
+) -> None:
+    """Evaluate a trained run again, at other targets or with more episodes; the run's result is left as it is."""
+    from dtbench.runner import evaluate_again
+
+    rows = evaluate_again(folder, targets=target, episodes=episodes, seed=seed)
+    if json_:
+        _echo_json(rows)
+        return
+    for row in rows:
+        typer.echo(
+            f"target {row['target']:g}: {100 * row['normalized_mean']:.1f} ± {100 * row['normalized_std']:.1f} normalised, "
+            f"return {row['return_mean']:.1f} ± {row['return_std']:.1f} over {len(row['returns'])} episodes"
+        )
+
+
+@app.command()
+def leaderboard(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results.")],
+    out: Annotated[Path | None, typer.Option(help="Markdown file to write; figures go beside it.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether --out is up to date (exit 1 if not).")
+    ] = False,
+) -> None:
+    """Render the results of a folder as markdown tables and SVG figures."""
+    from dtbench import leaderboard as board
+
+    if check:
+        if out is None:
+            raise ConfigError("--check needs --out FILE, the leaderboard to compare with.")
+        fresh = board.check(folder, out)
+        typer.echo(f"{out} is {'up to date' if fresh else 'not what the results say: render it again'}.")
+        raise typer.Exit(0 if fresh else 1)
+    if out is None:
+        typer.echo(board.render(folder))
+        return
+    board.write(folder, out)
+    typer.echo(f"Wrote {out}")
+
+
+@app.command()
+def compare(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results.")],
+    a: Annotated[str, typer.Argument(metavar="MODEL_A")],
+    b: Annotated[str, typer.Argument(metavar="MODEL_B")],
+    json_: Json = False,
+) -> None:
+    """Compare two models: difference per task, and the probability that A improves on B, with 95 % intervals."""
+    from dtbench import leaderboard as board
+
+    comparison = board.compare(folder, a, b)
+    if json_:
+        _echo_json(comparison)
+    else:
+        from dtbench.console import out as console
+
+        console.print(board.comparison_table(comparison))
+
+
+@list_app.command("models")
+def list_models(json_: Json = False) -> None:
+    """List the models."""
+    from dtbench.registry import MODELS
+
+    rows = [{"name": entry.name, "title": entry.title, "paper": entry.paper} for entry in MODELS.values()]
+    _echo_rows(rows, json_)
+
+
+@list_app.command("suites")
+def list_suites(json_: Json = False) -> None:
+    """List the suites."""
+    from dtbench.suites import load_suite, suite_names
+
+    suites = [load_suite(name) for name in suite_names()]
+    rows = [
+        {"name": suite.name, "version": suite.version, "tasks": len(suite.tasks), "description": suite.description}
+        for suite in suites
+    ]
+    _echo_rows(rows, json_)
+
+
+@list_app.command("presets")
+def list_presets(json_: Json = False) -> None:
+    """List the presets."""
+    from dtbench.config import load_preset, preset_names
+
+    rows = [{"name": name, "description": load_preset(name)["description"]} for name in preset_names()]
+    _echo_rows(rows, json_)
+
+
+@show_app.command("suite")
+def show_suite(name: str, json_: Json = False) -> None:
+    """Show a suite: every task with its environment, targets, scale and reference scores."""
+    from dtbench.suites import load_suite
+
+    content = load_suite(name).to_dict()
+    if json_:
+        _echo_json(content)
+    else:
+        _echo_yaml(content)
+
+
+@show_app.command("model")
+def show_model(
+    name: str,
+    preset: Annotated[str, typer.Option(help="Preset to merge.")] = "paper",
+    suite: Annotated[str, typer.Option(help="Suite to merge.")] = "d4rl-short",
+    task: Annotated[str | None, typer.Option(help="Task to merge; default: the suite's first.")] = None,
+    set_: Overrides = [],  # noqa: B006
+    json_: Json = False,
+) -> None:
+    """Show a model's whole configuration as a run would see it, with its hash."""
+    from dtbench.config import compose, load_preset
+    from dtbench.registry import model_entry
+    from dtbench.suites import load_suite
+
+    entry, loaded = model_entry(name), load_suite(suite)
+    chosen = loaded.task(task) if task else loaded.tasks[0]
+    typed = entry.load().Config
+    config = compose(entry.name, typed, entry.defaults, load_preset(preset), loaded, chosen, None, set_)
+    content = {"name": entry.name, "title": entry.title, "paper": entry.paper, "config_hash": config.hash()}
+    content |= {"config": config.to_dict()}
+    if json_:
+        _echo_json(content)
+    else:
+        _echo_yaml(content)
+
+
+@data_app.command("build")
+def data_build(
+    suite: Annotated[str, typer.Argument(help="Suite whose local datasets are built.")] = "d4rl-short",
+    task: Annotated[list[str], typer.Option("--task", "-t", help="Only these tasks; repeat or use commas.")] = [],  # noqa: B006
+    steps: Annotated[int, typer.Option(min=1, help="Environment steps per dataset (quick 100,000, smoke 4,000).")] = (
+        1_000_000
+    ),
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="store, or minari for a Minari dataset as well.")] = "store",
+    force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
+) -> None:
+    """Roll out the shipped behaviour policies in the real environments; safe to interrupt and to run twice at once."""
+    from dtbench.console import progress
+    from dtbench.data.sources import local
+
+    if format_ not in ("store", "minari"):
+        raise ConfigError(f"--format must be store or minari, not {format_!r}.")
+    datasets = _local_datasets(suite, task)
+    for number, dataset in enumerate(datasets, start=1):
+        with progress(dataset) as report:
+            store = local.build(dataset, steps=steps, workers=workers, progress=report, force=force)
+        typer.echo(
+            f"{number}/{len(datasets)} {dataset}: {store.num_episodes} episodes, {store.num_steps:,} steps, {store.path}"
+        )
+        if format_ == "minari":
+            from dtbench.data.minari_format import write_minari
+
+            typer.echo(f"    Minari dataset {write_minari(store, force=force)}")
+
+
+@data_app.command("info")
+def data_info(
+    dataset: Annotated[str, typer.Argument(help="Local dataset, e.g. hopper-medium, or the folder of a store.")],
+    steps: Annotated[int, typer.Option(min=1, help="Size of the local dataset.")] = 1_000_000,
+    json_: Json = False,
+) -> None:
+    """Print episodes, steps, quantiles of returns (raw and normalised) and lengths, and the fingerprint."""
+    from dtbench.data.info import info
+
+    content = info(_open(dataset, steps))
+    if json_:
+        _echo_json(content)
+    else:
+        _echo_yaml(content)
+
+
+@data_app.command("verify")
+def data_verify(
+    dataset: Annotated[str, typer.Argument(help="Local dataset, e.g. hopper-medium, or the folder of a store.")],
+    steps: Annotated[int, typer.Option(min=1, help="Size of the local dataset.")] = 1_000_000,
+) -> None:
+    """Check a dataset's content against its fingerprint."""
+    store = _open(dataset, steps)
+    store.verify()
+    typer.echo(f"{store.path}: the content is what the fingerprint says ({store.fingerprint[:12]}).")
+
+
+def _open(dataset: str, steps: int) -> Any:
+    from dtbench.data.sources import local
+    from dtbench.data.store import TrajectoryStore
+
+    folder = Path(dataset)
+    if folder.is_dir():
+        return TrajectoryStore.open(folder)
+    store = local.locate(dataset, steps=steps)
+    if store is None:
+        raise ConfigError(
+            f"{dataset} with {steps:,} steps is not built; build it with `dtbench data build --steps {steps}`, "
+            "or name the folder of a store."
+        )
+    return store
+
+
+def _local_datasets(suite: str, tasks: list[str]) -> list[str]:
+    from dtbench.suites import load_suite
+
+    loaded = load_suite(suite)
+    named = [task.sources["local"] for task in loaded.select(_split(tasks)) if "local" in task.sources]
+    if not named:
+        raise ConfigError(f"Suite {loaded.name} has no datasets that can be built locally.")
+    return list(dict.fromkeys(named))
+
+
+def _split(values: list[str]) -> list[str]:
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def _seeds(text: str) -> list[int]:
+    seeds: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.strip().partition("-")
+            seeds.extend(range(int(first), int(last) + 1) if dash else [int(first)])
+    except ValueError as error:
+        raise ConfigError(f"--seeds {text!r} is not a list of seeds such as 0 or 0,1,2 or 0-4.") from error
+    return seeds
+
+
+def _echo_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=2, allow_nan=False))
+
+
+def _echo_yaml(content: Any) -> None:
+    from omegaconf import OmegaConf
+
+    from dtbench.config import plain
+
+    typer.echo(OmegaConf.to_yaml(OmegaConf.create(plain(content))).rstrip())
+
+
+def _echo_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        _echo_json(rows)
+        return
+    from tabulate import tabulate
+
+    typer.echo(tabulate(rows, headers="keys", tablefmt="simple"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""Plan runs (model × task × seed), do what is not done yet, and record every one of them."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dtbench.config import RunConfig, compose, load_preset
+from dtbench.console import err, progress, quieten_libraries
+from dtbench.errors import ConfigError
+from dtbench.registry import ModelEntry, model_entry
+from dtbench.suites import Suite, Task, load_suite
+
+EXISTING = ("skip", "rerun", "fail")
+DONE, FAILED, INTERRUPTED = "ok", "failed", "interrupted"
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One run, fully decided: nothing about it is looked up later."""
+
+    model: ModelEntry
+    suite: Suite
+    task: Task
+    source: str
+    preset: str
+    config: RunConfig
+    is_preset_config: bool
+    seed: int
+    output: Path
+
+    @property
+    def label(self) -> str:
+        return f"{self.model.name} · {self.task.id} · seed {self.seed}"
+
+    @property
+    def result_path(self) -> Path:
+        """Where the result is written: the path is the run's identity."""
+        from dtbench.results import result_path
+
+        model = self.model.name if self.is_preset_config else f"{self.model.name}+{self.config.hash()}"
+        return result_path(self.output, self.suite.id, self.source, self.preset, model, self.task.id, self.seed)
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and logs are kept, beside the result."""
+        return self.result_path.with_suffix("")
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What `run` did: the results it can show now, and how many runs ended how."""
+
+    results: list[dict[str, Any]]
+    finished: int
+    skipped: int
+    failed: int
+
+
+def default_preset() -> tuple[str, str]:
+    """Return the preset for this machine and the reason: `paper` with a CUDA GPU, else `quick`."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "paper", f"CUDA is present ({torch.cuda.get_device_name(0)})"
+    return "quick", "no CUDA GPU is present"
+
+
+def plan_runs(
+    suite: Suite,
+    models: Sequence[str],
+    *,
+    output: Path,
+    preset: str,
+    seeds: Sequence[int] = (0,),
+    tasks: Sequence[str] | None = None,
+    source: str = "auto",
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> list[RunPlan]:
+    """Decide every run of model × task × seed, in an order that finishes one model's tasks before the next.
+
+    Raises:
+        UnknownNameError: a model, task, preset or source that does not exist.
+        ConfigError: a key or a value of the configuration.
+        SourceError: no source of a task can be had.
+    """
+    from dtbench.data.sources import resolve_source
+
+    if not models:
+        raise ConfigError("Name at least one model with --model, e.g. --model dt.")
+    if len(set(seeds)) != len(seeds) or any(seed < 0 for seed in seeds):
+        raise ConfigError(f"Seeds must be distinct and not negative, not {list(seeds)}.")
+    entries = [model_entry(name) for name in dict.fromkeys(models)]
+    layer = load_preset(preset)
+    plans = []
+    for entry in entries:
+        typed = entry.load().Config
+        for task in suite.select(list(tasks or [])):
+            chosen = resolve_source(task, suite.sources, source)
+            config = compose(entry.name, typed, entry.defaults, layer, suite, task, file, overrides)
+            plain = compose(entry.name, typed, entry.defaults, layer, suite, task)
+            same = config.hash() == plain.hash()
+            plans += [RunPlan(entry, suite, task, chosen, preset, config, same, seed, Path(output)) for seed in seeds]
+    return plans
+
+
+def run(
+    suite: str | Suite = "d4rl-short",
+    models: Sequence[str] | str = ("dt",),
+    *,
+    output: str | Path = "results",
+    preset: str | None = None,
+    seeds: Sequence[int] = (0,),
+    tasks: Sequence[str] | None = None,
+    source: str = "auto",
+    file: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    existing: str = "skip",
+    jobs: int = 1,
+) -> RunSummary:
+    """Train, evaluate and record `models` on the tasks of `suite`: the command `dtbench run` as a function.
+
+    Args:
+        output: folder of results; finished runs found there are skipped, an interrupted one is resumed.
+        preset: `smoke`, `quick`, `learn` or `paper`; None chooses by the hardware.
+        overrides: `section.key=value`, as `--set`.
+        existing: what to do with a finished run: `skip`, `rerun` or `fail`.
+        jobs: runs in parallel, each in a process of its own.
+    """
+    plans = plan_runs(
+        load_suite(suite) if isinstance(suite, str) else suite,
+        [models] if isinstance(models, str) else models,
+        output=Path(output),
+        preset=preset or default_preset()[0],
+        seeds=seeds,
+        tasks=tasks,
+        source=source,
+        file=Path(file) if file else None,
+        overrides=overrides,
+    )
+    return execute(plans, existing=existing, jobs=jobs)
+
+
+def execute(plans: Sequence[RunPlan], *, existing: str = "skip", jobs: int = 1) -> RunSummary:
+    """Do the planned runs; a failing one is recorded and the others go on.
+
+    Raises:
+        ConfigError: `existing` is unknown, or is `fail` and a run is there already.
+        ResultError: a result could not be written.
+        KeyboardInterrupt: after the current run was recorded as interrupted.
+    """
+    from dtbench.launchers import local
+
+    todo = _not_done(plans, existing)
+    skipped = len(plans) - len(todo)
+    if skipped:
+        err.print(f"{skipped} of {len(plans)} runs are finished already and are skipped.")
+    prepare_data(todo)
+    if jobs > 1 or any(plan.config.hardware.devices > 1 for plan in todo):
+        statuses = local.run_all(todo, jobs)
+    else:
+        statuses = [run_one(plan, f"{number}/{len(todo)}") for number, plan in enumerate(todo, start=1)]
+    failed = sum(status != DONE for status in statuses)
+    return RunSummary(finished_results(plans), len(todo) - failed, skipped, failed)
+
+
+def finished_results(plans: Sequence[RunPlan]) -> list[dict[str, Any]]:
+    """Read the results of the planned runs that are there."""
+    from dtbench.results import read_result
+
+    return [read_result(plan.result_path) for plan in plans if plan.result_path.is_file()]
+
+
+def _not_done(plans: Sequence[RunPlan], existing: str) -> list[RunPlan]:
+    if existing not in EXISTING:
+        raise ConfigError(f"--existing must be {', '.join(EXISTING[:-1])} or {EXISTING[-1]}, not {existing!r}.")
+    todo = []
+    for plan in plans:
+        if _status(plan) != DONE:
+            todo.append(plan)
+        elif existing == "fail":
+            raise ConfigError(f"{plan.result_path} exists; choose --existing skip or rerun, or another --output.")
+        elif existing == "rerun":
+            _forget(plan)
+            todo.append(plan)
+    return todo
+
+
+def _status(plan: RunPlan) -> str | None:
+    """Return the status of the run's result, or None; an unreadable result is set aside and planned again."""
+    from dtbench.results import read_or_set_aside
+
+    result = read_or_set_aside(plan.result_path)
+    if result is None or result["model"]["config_hash"] != plan.config.hash():
+        return None
+    return str(result["status"])
+
+
+def _forget(plan: RunPlan) -> None:
+    import shutil
+
+    plan.result_path.unlink(missing_ok=True)
+    shutil.rmtree(plan.folder, ignore_errors=True)
+
+
+def prepare_data(plans: Sequence[RunPlan]) -> None:
+    """Build or find every dataset before the first run, so that a missing one is known at once."""
+    from dtbench.data.sources import is_ready, open_store
+
+    wanted = {}
+    for plan in plans:
+        wanted.setdefault((plan.source, plan.task.sources[plan.source], plan.config.data.steps), plan)
+    missing = [key for key in wanted if not is_ready(*key)]
+    for number, (source, dataset, steps) in enumerate(missing, start=1):
+        err.print(f"data {number}/{len(missing)}: building {source}/{dataset} ({steps:,} steps)")
+        with progress(dataset) as report:
+            open_store(source, dataset, steps, progress=report)
+
+
+def run_one(plan: RunPlan, number: str = "1/1") -> str:
+    """Do one run and write its result; return its status.
+
+    Every exception but an interruption is the run's own failure: it is recorded with its traceback and shown in one
+    line, and the caller goes on with the next run.
+    """
+    from dtbench import provenance
+    from dtbench.results import new_result, write_result
+
+    quieten_libraries()
+    started = provenance.now()
+    try:
+        parts = _train_and_evaluate(plan, number)
+        status, error = DONE, None
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
+        write_result(plan.result_path, new_result(_identity(plan), INTERRUPTED, started))
+        raise KeyboardInterrupt from None
+    except Exception as failure:  # noqa: BLE001 - whatever a model raises must not stop the other runs
+        status, parts = FAILED, {}
+        error = {"type": type(failure).__name__, "message": str(failure), "traceback": traceback.format_exc()}
+        err.print(f"[red]{number} {plan.label}: failed[/red]: {type(failure).__name__}: {failure}", markup=True)
+    write_result(plan.result_path, new_result(_identity(plan), status, started, error=error, **parts))
+    return status
+
+
+def _identity(plan: RunPlan) -> dict[str, Any]:
+    """Return the parts of a result that are known before the run."""
+    task, config = plan.task, plan.config
+    return {
+        "suite": {"name": plan.suite.name, "version": plan.suite.version},
+        "task": {
+            "id": task.id,
+            "source": plan.source,
+            "dataset_id": task.sources[plan.source],
+            "fingerprint": None,
+            "env_id": task.env_id,
+            "reference": asdict(task.reference),
+            "score_target": task.score_target,
+            "return_scale": task.return_scale,
+        },
+        "model": {
+            "name": plan.model.name,
+            "config_hash": config.hash(),
+            "is_preset_config": plan.is_preset_config,
+            "config": config.to_dict(),
+            "weights": None,
+        },
+        "preset": plan.preset,
+        "seed": plan.seed,
+    }
+
+
+def _train_and_evaluate(plan: RunPlan, number: str) -> dict[str, Any]:
+    raise NotImplementedError

@@ -1,0 +1,144 @@
+"""Train one model on one dataset: Lightning does the work, a checkpoint makes it resumable at any step."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from dtbench.config import RunConfig
+from dtbench.console import err
+from dtbench.data.datamodule import TrajectoryDataModule
+from dtbench.models.base import OfflineModule
+
+#: A run's folder: the checkpoint to resume from, then the trained weights and what is to be said of the training.
+LATEST, FINAL, RECORD = "latest.ckpt", "final.ckpt", "training.json"
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a result says of the training; `wall_s` adds up the pieces of an interrupted run."""
+
+    steps: int
+    wall_s: float
+    steps_per_s: float
+    device: str
+    precision: str
+    world_size: int
+    final_loss: float | None
+
+
+class Stopwatch(Callback):
+    """Wall time spent in training, kept in the checkpoint."""
+
+    def __init__(self) -> None:
+        self.before, self.started = 0.0, time.monotonic()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = state_dict["seconds"]
+
+
+def fit(
+    module: OfflineModule,
+    data: TrajectoryDataModule,
+    config: RunConfig,
+    folder: Path,
+    callbacks: list[Callback] | None = None,
+) -> TrainingRecord:
+    """Train `module` in place, from `folder`'s checkpoint if there is one.
+
+    A step is one batch; the whole training is one epoch of `config.training.steps` batches. Everything random is a
+    function of (seed, step, rank), so an interrupted and resumed run ends where an uninterrupted one would.
+    """
+    final, record_file = folder / FINAL, folder / RECORD
+    if final.is_file():
+        module.load_state_dict(torch.load(final, map_location="cpu", weights_only=True)["state_dict"])
+        return TrainingRecord(**json.loads(record_file.read_text()))
+    stopwatch = Stopwatch()
+    hardware = config.hardware
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.num_nodes,
+        strategy=hardware.strategy,
+        precision=hardware.precision,  # type: ignore[arg-type]
+        callbacks=[stopwatch, *_checkpoints(config, folder), *_progress_bar(), *(callbacks or [])],
+        logger=[TensorBoardLogger(folder, name="", version="tensorboard"), CSVLogger(folder, name="", version="csv")],
+        log_every_n_steps=config.training.log_every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # ranks draw their own windows (data/windows.py)
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=_usable(folder / LATEST), weights_only=True)
+    loss = float(module.recent_loss.compute())
+    record = TrainingRecord(
+        steps=config.training.steps,
+        wall_s=round(stopwatch.seconds, 3),
+        steps_per_s=round(config.training.steps / stopwatch.seconds, 3),
+        device=_device_name(trainer),
+        precision=str(trainer.precision),
+        world_size=trainer.world_size,
+        final_loss=loss if math.isfinite(loss) else None,
+    )
+    if trainer.is_global_zero:
+        record_file.write_text(json.dumps(asdict(record), indent=2) + "\n")
+    trainer.save_checkpoint(final, weights_only=True)
+    (folder / LATEST).unlink(missing_ok=True)
+    return record
+
+
+def _usable(checkpoint: Path) -> Path | None:
+    """Return the checkpoint to resume from; one that cannot be read is set aside and training starts afresh."""
+    if not checkpoint.is_file():
+        return None
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        aside = checkpoint.with_suffix(".unreadable")
+        checkpoint.replace(aside)
+        err.print(
+            f"Checkpoint {checkpoint} cannot be read ({type(error).__name__}); set aside, training starts afresh."
+        )
+        return None
+    return checkpoint
+
+
+def _checkpoints(config: RunConfig, folder: Path) -> list[Callback]:
+    return [
+        ModelCheckpoint(
+            dirpath=folder,
+            filename=LATEST.removesuffix(".ckpt"),
+            every_n_train_steps=config.training.checkpoint_every,
+            save_top_k=1,
+            enable_version_counter=False,
+        )
+    ]
+
+
+def _progress_bar() -> list[Callback]:
+    return [RichProgressBar(leave=False, console_kwargs={"stderr": True})] if err.is_terminal else []
+
+
+def _device_name(trainer: lightning.Trainer) -> str:
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
