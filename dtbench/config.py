@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationE
 
 from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.resources import resource
-from dtbench.suites import Suite, Task
+from dtbench.suites import Suite, Task, read_mapping
 
 
 @dataclass
@@ -124,19 +124,7 @@ def load_preset(name: str) -> dict[str, Any]:
     path = resource("benchmarks", "presets", f"{name}.yaml")
     if not path.is_file():
         raise UnknownNameError("preset", name, preset_names())
-    return _read_mapping(path)
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except FileNotFoundError as error:
-        raise ConfigError(f"There is no configuration file {path}.") from error
-    except (OmegaConfBaseException, ValueError, OSError) as error:
-        raise ConfigError(f"{path} is not readable YAML: {error}") from error
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"{path} must hold a mapping such as `training: {{steps: 1000}}`.")
-    return {str(key): value for key, value in loaded.items()}
+    return read_mapping(path)
 
 
 def compose(
@@ -163,13 +151,13 @@ def compose(
     config = OmegaConf.structured(RunConfig)
     config.model = OmegaConf.structured(model_config)
     layers: list[tuple[str, Mapping[str, Any]]] = [
-        (f"baselines/{model_name}/config.yaml", _read_mapping(model_defaults))
+        (f"baselines/{model_name}/config.yaml", read_mapping(model_defaults))
     ]
     for where, layer in (("preset", preset), (f"suite {suite.name}", vars(suite)), (f"task {task.id}", vars(task))):
         layers.append((where, layer.get("config") or {}))
         layers.append((f"{where}, models.{model_name}", (layer.get("models") or {}).get(model_name) or {}))
     if file is not None:
-        layers.append((str(file), _read_mapping(file)))
+        layers.append((str(file), read_mapping(file)))
     layers.extend((f"--set {override}", _override(override)) for override in overrides)
     for where, layer in layers:
         config = _merge(config, layer, where)

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.resources import resource
@@ -95,13 +96,25 @@ def load_suite(name: str) -> Suite:
     path = Path(name) if name.endswith((".yaml", ".yml")) else resource("benchmarks", "suites", f"{name}.yaml")
     if not path.is_file():
         raise UnknownNameError("suite", name, suite_names())
+    return _parse_suite({**read_mapping(path), "file": str(path.resolve())}, str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file that must hold a mapping.
+
+    Raises:
+        ConfigError: it is missing, is not YAML, or holds something else.
+    """
     try:
-        raw = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OmegaConfBaseException, ValueError, OSError) as error:
-        raise ConfigError(f"{path} is not a readable suite file: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} is not a suite: it must be a mapping with name, version and tasks.")
-    return _parse_suite({**{str(key): value for key, value in raw.items()}, "file": str(path.resolve())}, str(path))
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no file {path}.") from error
+    except (OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not readable YAML: {reason}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values.")
+    return {str(key): value for key, value in content.items()}
 
 
 def _parse_suite(raw: dict[str, Any], path: str) -> Suite:

@@ -1,0 +1,73 @@
+"""GPT2-DTMA: where the gate is, how it starts, and that gate and backbone are updated in turn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dtbench.errors import ConfigError
+from dtbench.models.gpt2_dtma import Gpt2Dtma
+from dtbench.models.mixers import HeadGatedAttention
+from tests.contract import DIMS, fit_steps, model_config
+
+
+def build(**model) -> Gpt2Dtma:
+    return Gpt2Dtma(model_config("gpt2_dtma", **model), DIMS)
+
+
+def test_only_layer_0_is_gated_and_the_gate_starts_near_zero():
+    module = build(width=256, heads=8)
+    assert [isinstance(block.mixer, HeadGatedAttention) for block in module.trunk.blocks] == [True, False]
+    assert torch.equal(module.gate.bias, torch.zeros(8))
+    # 2,048 draws of N(0, 0.02): the sample's standard deviation has a relative spread of 1/sqrt(2·2048) = 1.6 %.
+    assert module.gate.weight.std().item() == pytest.approx(0.02, rel=0.07)
+
+
+def test_gate_values_are_not_normalised():
+    module = build()
+    torch.nn.init.normal_(module.gate.weight, std=3.0)
+    values = module.trunk.blocks[0].mixer.gate_values(torch.randn(2, 5, module.trunk.config.width))
+    assert values.min() < 0
+    assert values.max() > 1
+
+
+@pytest.mark.parametrize(("steps", "gate_moved", "rest_moved"), [(4, False, True), (5, True, True)])
+def test_every_nth_step_updates_the_gate_alone(tmp_path, steps, gate_moved, rest_moved):
+    """Footgun 9, with gate_every = 5: steps 0 to 3 leave the gate untouched, step 4 moves nothing but the gate."""
+    before, after = build(gate_every=5), build(gate_every=5)
+    fit_steps(after, tmp_path, steps)
+    moved = {
+        name: not torch.equal(old, new)
+        for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True)
+    }
+    assert moved["trunk.blocks.0.mixer.gate.weight"] is gate_moved
+    assert moved["trunk.blocks.0.mixer.query.weight"] is rest_moved
+
+
+def test_gate_step_moves_nothing_else(tmp_path):
+    four, five = build(gate_every=5), build(gate_every=5)
+    fit_steps(four, tmp_path / "four", 4)
+    fit_steps(five, tmp_path / "five", 5)
+    changed = {
+        name
+        for (name, old), new in zip(four.named_parameters(), five.parameters(), strict=True)
+        if not torch.equal(old, new)
+    }
+    assert changed == {"trunk.blocks.0.mixer.gate.weight", "trunk.blocks.0.mixer.gate.bias"}
+
+
+def test_both_groups_warm_up():
+    module = build()
+    configured = module.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    warmup, full = module.optimizer_config.warmup_steps, module.optimizer_config.learning_rate
+    for step in range(warmup + 2):
+        expected = full * min(1.0, (step + 1) / warmup)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected, expected])
+        optimizer.step()
+        schedule.step()
+
+
+def test_gate_every_step_is_refused():
+    with pytest.raises(ConfigError, match="gate_every"):
+        build(gate_every=1)

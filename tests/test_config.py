@@ -1,0 +1,111 @@
+"""Layers of configuration: who wins, what is refused and how it is said, and what makes two configurations equal."""
+
+from __future__ import annotations
+
+import pytest
+
+from dtbench.config import RunConfig, compose, from_dict, load_preset, preset_names
+from dtbench.errors import ConfigError, UnknownNameError
+from dtbench.registry import MODELS, model_entry
+from dtbench.suites import load_suite, suite_names
+
+
+def build(*overrides: str, model: str = "gpt2_dtma", preset: str = "quick", file=None) -> RunConfig:
+    entry, suite = model_entry(model), load_suite("d4rl-short")
+    typed = entry.load().Config
+    return compose(model, typed, entry.defaults, load_preset(preset), suite, suite.tasks[0], file, overrides)
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("suite", suite_names())
+def test_every_shipped_configuration_loads(model, preset, suite):
+    entry, loaded = model_entry(model), load_suite(suite)
+    typed = entry.load().Config
+    for task in loaded.tasks:
+        config = compose(model, typed, entry.defaults, load_preset(preset), loaded, task)
+        assert from_dict(config.to_dict(), typed).hash() == config.hash()
+
+
+def test_dt_defaults_are_the_papers():
+    """facts/methods.md §1.1 and §1.3, from kzl/decision-transformer, gym/experiment.py."""
+    config = build(model="dt", preset="paper")
+    model = config.model
+    assert (model.layers, model.heads, model.width, model.activation, model.dropout) == (3, 1, 128, "relu", 0.1)
+    assert (config.training.context_length, config.training.batch_size, config.training.steps) == (20, 64, 100_000)
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.warmup_steps) == (1e-4, 1e-4, 10_000)
+    assert optimizer.gradient_clip == 0.25
+    assert config.evaluation.episodes == 100
+
+
+def test_gpt2_dtma_defaults_are_the_papers():
+    """facts/methods.md §4.4, from Markov-Head-Offline-RL: run.sh, experiment.py."""
+    config = build(preset="paper")
+    assert (config.model.backbone, config.model.gate_every, config.model.dropout) == ("gpt2", 20, 0.1)
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-4, 1e-5)
+    assert config.optimizer.warmup_steps == 2500
+    assert config.evaluation.episodes == 20
+
+
+def test_later_layers_win(tmp_path):
+    assert build(preset="paper").training.steps == 100_000
+    preset_steps = load_preset("quick")["config"]["training"]["steps"]
+    assert build().training.steps == preset_steps
+    file = tmp_path / "mine.yaml"
+    file.write_text("training: {steps: 7}\n")
+    assert build(file=file).training.steps == 7
+    assert build("training.steps=9", file=file).training.steps == 9
+
+
+def test_seedlike_zero_and_false_are_values(tmp_path):
+    """Footgun 11: False is False and 0 is 0, not 'nothing given'."""
+    config = build("data.normalize_states=False", "optimizer.gradient_clip=0", "optimizer.warmup_steps=0")
+    assert config.data.normalize_states is False
+    assert config.optimizer.gradient_clip == 0
+    assert config.optimizer.warmup_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.stepz=3", "did you mean 'steps'"),
+        ("trainig.steps=3", "did you mean 'training'"),
+        ("model.widht=3", "did you mean 'width'"),
+        ("training.steps=abc", "could not be converted to Integer"),
+        ("training.steps=-1", "must be positive"),
+        ("optimizer.warmup_steps=-1", "must not be negative"),
+        ("training.steps", "section.key=value"),
+        ("training=3", "not a subclass"),
+    ],
+)
+def test_mistakes_get_one_sentence(override, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        build(override)
+    assert "\n" not in str(caught.value)
+
+
+def test_hash_sees_what_decides_a_result_and_nothing_else():
+    plain = build().hash()
+    assert build("hardware.devices=2", "training.log_every=3", "training.checkpoint_every=4").hash() == plain
+    for override in ("training.steps=9", "optimizer.learning_rate=0.5", "model.width=64", "evaluation.episodes=3"):
+        assert build(override).hash() != plain
+
+
+def test_unknown_names_suggest_the_right_one():
+    for kind, wrong, right in (("model", "gpt2_dmta", "gpt2_dtma"), ("preset", "quik", "quick")):
+        with pytest.raises(UnknownNameError, match=f"did you mean '{right}'"):
+            model_entry(wrong) if kind == "model" else load_preset(wrong)
+    with pytest.raises(UnknownNameError, match="did you mean 'd4rl-short'"):
+        load_suite("d4rl-shrot")
+    with pytest.raises(UnknownNameError, match="did you mean 'hopper-medium'"):
+        load_suite("d4rl-short").task("hoper-medium")
+
+
+def test_missing_and_broken_files_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no file"):
+        build(file=tmp_path / "nowhere.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("training: [unclosed\n")
+    with pytest.raises(ConfigError, match="not readable YAML"):
+        build(file=broken)
