@@ -274,4 +274,23 @@ def _identity(plan: RunPlan) -> dict[str, Any]:
 
 
 def _train_and_evaluate(plan: RunPlan, number: str) -> dict[str, Any]:
-    raise NotImplementedError
+    """Train from the last checkpoint on, evaluate the last weights, and return the measured parts of the result."""
+    from dtbench.data.sources import open_store
+    from dtbench.evaluation.callback import EvaluationCallback
+    from dtbench.training import fit
+
+    task, config = plan.task, plan.config
+    store = open_store(plan.source, task.sources[plan.source], config.data.steps)
+    data = _data_module(plan, store)
+    module = _build_module(plan, store)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    protocol = _protocol(plan, data)
+    _guard_folder(plan, store.fingerprint)
+    watch = [EvaluationCallback(protocol, config.evaluation)] if config.evaluation.every else []
+    record = fit(module, data, config, plan.folder, [*watch])
+    err.print(
+        f"{number} {plan.label}: {record.steps:,} steps in {record.wall_s:.0f} s ({record.steps_per_s:.1f}/s), "
+        f"final loss {record.final_loss:.4f}",
+        markup=False,
+    )
+    return {"fingerprint": store.fingerprint, "weights": module.weights, "training": asdict(record)}

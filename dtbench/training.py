@@ -90,7 +90,7 @@ def fit(
         default_root_dir=folder,
     )
     trainer.fit(module, datamodule=data, ckpt_path=_usable(folder / LATEST), weights_only=True)
-    loss = float(module.recent_loss.compute())
+    loss = module.final_loss
     record = TrainingRecord(
         steps=config.training.steps,
         wall_s=round(stopwatch.seconds, 3),

@@ -10,14 +10,14 @@ import lightning
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanSquaredError
-from torchmetrics.aggregation import RunningMean
+from torchmetrics import MeanAbsoluteError
 
 from dtbench.config import OptimizerConfig, TrainingConfig
 from dtbench.models.tokens import LAST_STATE_TOKEN, STATE_TOKENS, ActionHead, TrajectoryEmbedding
 from dtbench.models.trunk import Trunk
 
 Window = dict[str, Tensor]
+_RECENT = 100
 
 
 class OfflineModule(lightning.LightningModule):
@@ -48,8 +48,8 @@ class OfflineModule(lightning.LightningModule):
         self.optimizer_config = OptimizerConfig(**config["optimizer"])
         self.context_length = TrainingConfig(**config["training"]).context_length
         self.seed = seed
-        self.recent_loss = RunningMean(window=100)
-        self.recent_loss.persistent(True)  # a resumed run ends with the same figure
+        self.recent_losses: Tensor  # in the checkpoint, so that a resumed run ends with the same figure
+        self.register_buffer("recent_losses", torch.full((_RECENT,), torch.nan))
         torch.manual_seed(seed)  # the subclass builds its layers next
 
     @property
@@ -57,8 +57,13 @@ class OfflineModule(lightning.LightningModule):
         """Say where the initial weights come from; stands in every result and in the table."""
         return "random"
 
-    def loss(self, batch: Window) -> Tensor:
-        """Return the scalar training loss of a batch of windows (keys and shapes: `data/windows.py`)."""
+    @property
+    def final_loss(self) -> float:
+        """Mean loss of the last (at most) 100 steps; NaN before the first."""
+        return float(self.recent_losses.nanmean())
+
+    def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the scalar training loss of a batch of windows (keys and shapes: `data/windows.py`), and metrics."""
         raise NotImplementedError
 
     def act(self, window: Window) -> Tensor:
@@ -75,9 +80,10 @@ class OfflineModule(lightning.LightningModule):
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         self.step = batch_idx
         self._seed_step(batch_idx)
-        loss = self.loss(batch)
-        self.recent_loss.update(loss.detach())
+        loss, metrics = self.loss(batch)
+        self.recent_losses[batch_idx % _RECENT] = loss.detach()
         self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in metrics.items()})
         return loss
 
     def _seed_step(self, step: int) -> None:
@@ -139,18 +145,18 @@ class SequencePolicy(OfflineModule):
 
     def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
-        self.action_error = MeanSquaredError()
+        self.action_error = MeanAbsoluteError()
 
     def forward(self, window: Window, select: slice = STATE_TOKENS) -> Tensor:
         """Predict actions: (B, K, action_dim) for all state tokens, or for the selected ones."""
         tokens, token_mask = self.embedding(window)
         return self.head(self.trunk(tokens, token_mask, select))
 
-    def loss(self, batch: Window) -> Tensor:
+    def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
         real = batch["padding_mask"]
         predicted, taken = self(batch)[real], batch["actions"][real]
-        self.log("train/action_mse", self.action_error(predicted.detach().float(), taken), on_epoch=False)
-        return nn.functional.mse_loss(predicted, taken)
+        error = self.action_error(predicted.detach().float(), taken)
+        return nn.functional.mse_loss(predicted, taken), {"action_mae": error}
 
     def act(self, window: Window) -> Tensor:
         return self(window, LAST_STATE_TOKEN)[:, 0].float()

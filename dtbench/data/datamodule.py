@@ -1,0 +1,89 @@
+"""TrajectoryDataModule: the one data module, used by every model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lightning
+import torch
+from torch import Tensor
+
+from dtbench.data.store import TrajectoryStore
+from dtbench.data.windows import WindowOptions, Windows
+
+#: Share of a GPU's free memory that the dataset may take; a larger one stays a memory map on the CPU.
+_GPU_SHARE = 0.5
+
+
+class TrajectoryDataModule(lightning.LightningDataModule):
+    """Batches of windows; the batch of step i is a function of (seed, i, rank).
+
+    Args:
+        path: folder of a `TrajectoryStore`.
+        batch_size: windows per batch and rank.
+        steps: length of the training. It is one epoch of `steps` batches, whatever a model's optimisers do in a step.
+    """
+
+    def __init__(self, path: str | Path, options: WindowOptions, *, batch_size: int, steps: int, seed: int) -> None:
+        super().__init__()
+        self.path, self.options = Path(path), options
+        self.batch_size, self.steps, self.seed = batch_size, steps, seed
+        self._windows: Windows | None = None
+
+    @property
+    def windows(self) -> Windows:
+        """The windows over the store, opened at first use: a memory map, shared by all processes of a machine."""
+        if self._windows is None:
+            self._windows = Windows(TrajectoryStore.open(self.path), self.options)
+        return self._windows
+
+    def train_dataloader(self) -> WindowLoader:
+        trainer = self.trainer
+        if trainer is None:
+            return WindowLoader(self.windows, self.batch_size, self.steps, self.seed)
+        device = trainer.strategy.root_device
+        if device.type == "cuda" and self.windows.nbytes < _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+            self.windows.to(device)
+        # After a restart Lightning has restored how many batches this epoch has done.
+        done = trainer.fit_loop.epoch_loop.batch_progress.current
+        return WindowLoader(
+            self.windows, self.batch_size, self.steps, self.seed, trainer.global_rank, lambda: done.processed
+        )
+
+
+class WindowLoader:
+    """A plain iterable instead of a DataLoader: a batch is one indexed gather, so worker processes have nothing to do.
+
+    Lightning does not touch its sampling either, as it would a DataLoader's under DDP.
+    """
+
+    def __init__(
+        self,
+        windows: Windows,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        rank: int = 0,
+        first_step: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.windows, self.batch_size, self.steps, self.seed, self.rank = windows, batch_size, steps, seed, rank
+        self.first_step = first_step
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for step in range(self.first_step(), self.steps):
+            yield self.batch(step)
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing to keep: the step to go on from is Lightning's own count."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        pass
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Return the batch of step `step` for this rank (keys and shapes: `Windows.gather`)."""
+        return self.windows.gather(self.windows.draw(self.batch_size, seed=self.seed, step=step, rank=self.rank))
