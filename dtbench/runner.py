@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import statistics
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dtbench.config import RunConfig, compose, load_preset
 from dtbench.console import err, progress, quieten_libraries
 from dtbench.errors import ConfigError
 from dtbench.registry import ModelEntry, model_entry
+from dtbench.scores import ReferenceScores
 from dtbench.suites import Suite, Task, load_suite
+
+if TYPE_CHECKING:  # torch and Lightning are imported when something runs, so that the command line is quick
+    import torch
+
+    from dtbench.data.datamodule import TrajectoryDataModule
+    from dtbench.data.store import TrajectoryStore
+    from dtbench.evaluation.rollout import Protocol
+    from dtbench.models.base import OfflineModule
 
 EXISTING = ("skip", "rerun", "fail")
 DONE, FAILED, INTERRUPTED = "ok", "failed", "interrupted"
+#: In a run's folder: what `evaluate` needs beside the weights, and what its checkpoints belong to.
+RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -282,15 +295,181 @@ def _train_and_evaluate(plan: RunPlan, number: str) -> dict[str, Any]:
     task, config = plan.task, plan.config
     store = open_store(plan.source, task.sources[plan.source], config.data.steps)
     data = _data_module(plan, store)
-    module = _build_module(plan, store)
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    protocol = _protocol(plan, data)
-    _guard_folder(plan, store.fingerprint)
-    watch = [EvaluationCallback(protocol, config.evaluation)] if config.evaluation.every else []
+    protocol = _protocol(task, data)
+    module = plan.model.load()(config.to_dict(), _dims(task, store), plan.seed)
+    _prepare_folder(plan, store, protocol)
+    watch = []
+    if config.evaluation.every:
+        how = {"every": config.evaluation.every, "episodes": config.evaluation.episodes, "seed": plan.seed}
+        watch = [EvaluationCallback(protocol, task.reference, task.score_target, **how)]
     record = fit(module, data, config, plan.folder, [*watch])
-    err.print(
-        f"{number} {plan.label}: {record.steps:,} steps in {record.wall_s:.0f} s ({record.steps_per_s:.1f}/s), "
-        f"final loss {record.final_loss:.4f}",
-        markup=False,
+    if module.global_rank:
+        return {}
+    loss = "n/a" if record.final_loss is None else f"{record.final_loss:.4f}"
+    trained = f"{record.steps:,} steps in {record.wall_s:.0f} s ({record.steps_per_s:.1f}/s), loss {loss}"
+    err.print(f"{number} {plan.label}: trained {trained}; evaluating", markup=False)
+    scores, seeds = _evaluate(module, plan, protocol)
+    if watch:
+        scores["during_training"] = [list(entry) for entry in watch[0].history]
+    mean, spread = 100 * _mean(scores["normalized"]), 100 * _std(scores["normalized"])
+    err.print(f"{number} {plan.label}: score {mean:.1f} ± {spread:.1f} ({len(seeds)} episodes)", markup=False)
+    return {
+        "fingerprint": store.fingerprint,
+        "weights": module.weights,
+        "scores": scores,
+        "training": asdict(record),
+        "evaluation": {"episodes": config.evaluation.episodes, "env_seeds": seeds},
+    }
+
+
+def _data_module(plan: RunPlan, store: TrajectoryStore) -> TrajectoryDataModule:
+    from dtbench.data.datamodule import TrajectoryDataModule
+    from dtbench.data.windows import WindowOptions
+
+    task, config = plan.task, plan.config
+    options = WindowOptions(
+        config.training.context_length,
+        return_scale=task.return_scale,
+        normalize_states=config.data.normalize_states,
+        delayed_reward=task.delayed_reward,
+        trajectory_ratio=task.trajectory_ratio,
+        top_fraction=task.top_fraction,
     )
-    return {"fingerprint": store.fingerprint, "weights": module.weights, "training": asdict(record)}
+    training = config.training
+    return TrajectoryDataModule(
+        store.path, options, batch_size=training.batch_size, steps=training.steps, seed=plan.seed
+    )
+
+
+def _dims(task: Task, store: TrajectoryStore) -> dict[str, int]:
+    return {
+        "observation_dim": store.observation_dim,
+        "action_dim": store.action_dim,
+        "max_timesteps": max(task.max_episode_steps, int(store.episode_lengths.max())),
+    }
+
+
+def _protocol(task: Task, data: TrajectoryDataModule) -> Protocol:
+    from dtbench.evaluation.rollout import Protocol
+
+    windows = data.windows
+    return Protocol(
+        env_id=task.env_id,
+        max_episode_steps=task.max_episode_steps,
+        return_scale=task.return_scale,
+        state_mean=windows.state_mean.cpu().numpy(),
+        state_std=windows.state_std.cpu().numpy(),
+        delayed_reward=task.delayed_reward,
+    )
+
+
+def _prepare_folder(plan: RunPlan, store: TrajectoryStore, protocol: Protocol) -> None:
+    """Describe the run beside its checkpoints; checkpoints of another configuration or other data are not resumed."""
+    import shutil
+
+    description = {
+        **_identity(plan),
+        "fingerprint": store.fingerprint,
+        "dims": _dims(plan.task, store),
+        "protocol": {
+            "env_id": protocol.env_id,
+            "max_episode_steps": protocol.max_episode_steps,
+            "return_scale": protocol.return_scale,
+            "state_mean": protocol.state_mean.tolist(),
+            "state_std": protocol.state_std.tolist(),
+            "delayed_reward": protocol.delayed_reward,
+        },
+    }
+    file = plan.folder / RUN_FILE
+    if file.is_file():
+        before = json.loads(file.read_text())
+        same = (before["fingerprint"], before["model"]["config_hash"]) == (store.fingerprint, plan.config.hash())
+        if not same:
+            err.print(f"{plan.folder} belongs to other data or another configuration; starting afresh.", markup=False)
+            shutil.rmtree(plan.folder)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(description, indent=2) + "\n")
+
+
+def _evaluate(module: OfflineModule, plan: RunPlan, protocol: Protocol) -> tuple[dict[str, Any], list[int]]:
+    """Score the trained weights at the score target; further targets are diagnostics."""
+    from dtbench.evaluation.rollout import evaluate
+
+    task, options = plan.task, plan.config.evaluation
+    device = _evaluation_device(plan.config)
+    module.to(device).eval()
+    per_target = {}
+    for target in [task.score_target, *(task.targets if options.all_targets else ())]:
+        done = evaluate(module, protocol, target, options.episodes, plan.seed, device)
+        normalized = task.reference.normalize(done.returns).tolist()
+        per_target[str(target)] = {"returns": done.returns, "lengths": done.lengths, "normalized": normalized}
+    return {**per_target[str(task.score_target)], "per_target": per_target}, done.seeds
+
+
+def _evaluation_device(config: RunConfig) -> torch.device:
+    import torch
+
+    wanted = config.hardware.accelerator
+    return torch.device("cuda" if torch.cuda.is_available() and wanted in ("auto", "gpu", "cuda") else "cpu")
+
+
+def evaluate_again(
+    folder: str | Path, *, targets: Sequence[float] = (), episodes: int | None = None, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Evaluate a finished run's weights again, at other targets or with more episodes.
+
+    Args:
+        folder: the run's folder, `…/<task>/seed-<n>`.
+
+    Returns:
+        One dict per target: target, returns, lengths, normalized, and mean and standard deviation of both.
+
+    Raises:
+        ConfigError: the folder holds no finished run.
+    """
+    import numpy as np
+
+    from dtbench.evaluation.rollout import Protocol, evaluate
+    from dtbench.training import FINAL, load_weights
+
+    folder = Path(folder)
+    try:
+        run_file = json.loads((folder / RUN_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} is not the folder of a run (it has no {RUN_FILE}): name …/seed-<n>.") from error
+    if not (folder / FINAL).is_file():
+        raise ConfigError(f"The run in {folder} is not trained yet (it has no {FINAL}); run it first.")
+    model, task = run_file["model"], run_file["task"]
+    module = model_entry(model["name"]).load()(model["config"], run_file["dims"], run_file["seed"])
+    load_weights(module, folder / FINAL)
+    module.eval()
+    settings = dict(run_file["protocol"])
+    for name in ("state_mean", "state_std"):
+        settings[name] = np.asarray(settings[name], dtype=np.float32)
+    reference = ReferenceScores(**task["reference"])
+    rows = []
+    for target in targets or [task["score_target"]]:
+        count = episodes or model["config"]["evaluation"]["episodes"]
+        done = evaluate(module, Protocol(**settings), target, count, seed)
+        normalized = reference.normalize(done.returns).tolist()
+        rows.append(
+            {
+                "target": target,
+                "returns": done.returns,
+                "lengths": done.lengths,
+                "normalized": normalized,
+                "return_mean": _mean(done.returns),
+                "return_std": _std(done.returns),
+                "normalized_mean": _mean(normalized),
+                "normalized_std": _std(normalized),
+            }
+        )
+    return rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values)
+
+
+def _std(values: Sequence[float]) -> float:
+    return statistics.pstdev(values)

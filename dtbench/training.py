@@ -70,7 +70,7 @@ def fit(
     """
     final, record_file = folder / FINAL, folder / RECORD
     if final.is_file():
-        module.load_state_dict(torch.load(final, map_location="cpu", weights_only=True)["state_dict"])
+        load_weights(module, final)
         return TrainingRecord(**json.loads(record_file.read_text()))
     stopwatch = Stopwatch()
     hardware = config.hardware
@@ -87,6 +87,7 @@ def fit(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # ranks draw their own windows (data/windows.py)
         enable_model_summary=False,
+        enable_progress_bar=err.is_terminal,
         default_root_dir=folder,
     )
     trainer.fit(module, datamodule=data, ckpt_path=_usable(folder / LATEST), weights_only=True)
@@ -105,6 +106,11 @@ def fit(
     trainer.save_checkpoint(final, weights_only=True)
     (folder / LATEST).unlink(missing_ok=True)
     return record
+
+
+def load_weights(module: OfflineModule, checkpoint: Path) -> None:
+    """Load a checkpoint's weights into `module`; nothing but tensors and plain values is unpickled."""
+    module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
 
 
 def _usable(checkpoint: Path) -> Path | None:

@@ -83,7 +83,9 @@ class TrajectoryStore:
         try:
             metadata = json.loads((path / "metadata.json").read_text())
         except FileNotFoundError as error:
-            raise DataError(f"{path} is not a trajectory store: it has no metadata.json; build or import it.") from error
+            raise DataError(
+                f"{path} is not a trajectory store: it has no metadata.json; build or import it."
+            ) from error
         except (ValueError, OSError) as error:
             raise DataError(f"{path / 'metadata.json'} cannot be read ({error}); build the dataset again.") from error
         if metadata.get("format_version") != FORMAT_VERSION:
@@ -218,7 +220,9 @@ class _Folder:
         self.path = path
 
     def __enter__(self) -> Path:
-        for left_over in self.path.parent.glob(f".{self.path.name}.building-*"):  # of a killed process: we hold the lock
+        for left_over in self.path.parent.glob(
+            f".{self.path.name}.building-*"
+        ):  # of a killed process: we hold the lock
             shutil.rmtree(left_over, ignore_errors=True)
         self.folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.building-", dir=self.path.parent))
         return self.folder

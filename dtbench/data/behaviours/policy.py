@@ -1,0 +1,86 @@
+"""The behaviour policies at rollout: a squashed Gaussian in numpy, read from the shipped safetensors files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from dtbench.errors import DataError, UnknownNameError
+
+WEIGHTS = Path(__file__).parent / "weights"
+MANIFEST = WEIGHTS / "behaviours.json"
+_LAYERS = ("hidden.0", "hidden.1", "mean", "log_std")
+_LOG_STD_RANGE = (-20.0, 2.0)  # stable-baselines3, sac/policies.py
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class SacActor:
+    """The actor of Soft Actor-Critic: two ReLU layers, then mean and log standard deviation of a squashed Gaussian.
+
+    Args:
+        weights: `<layer>.weight` (out, in) and `<layer>.bias` (out,) float32 of the layers hidden.0, hidden.1, mean and
+            log_std.
+        low, high: (action_dim,) float32 bounds of the action space.
+    """
+
+    weights: Weights
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+    def act(
+        self, observations: NDArray[Any], rng: np.random.Generator, deterministic: bool = False
+    ) -> NDArray[np.float32]:
+        """Choose actions: (B, obs_dim) → (B, action_dim) float32 within the bounds."""
+        x = np.asarray(observations, dtype=np.float32)
+        for layer in _LAYERS[:2]:
+            x = np.maximum(self._linear(x, layer), 0)
+        action = self._linear(x, "mean")
+        if not deterministic:
+            std = np.exp(np.clip(self._linear(x, "log_std"), *_LOG_STD_RANGE))
+            action = action + std * rng.standard_normal(action.shape, dtype=np.float32)
+        squashed = np.tanh(action)
+        return np.clip(self.low + (squashed + 1) / 2 * (self.high - self.low), self.low, self.high)
+
+    def _linear(self, x: NDArray[np.float32], layer: str) -> NDArray[np.float32]:
+        return x @ self.weights[f"{layer}.weight"].T + self.weights[f"{layer}.bias"]
+
+
+def read_weights(file: Path, prefix: str = "") -> Weights:
+    """Read an actor's layers from a safetensors file; `prefix` selects one of several, e.g. `step-0110000/`."""
+    with safe_open(file, framework="np") as content:
+        names = [f"{layer}.{kind}" for layer in _LAYERS for kind in ("weight", "bias")]
+        return {name: content.get_tensor(prefix + name).astype(np.float32) for name in names}
+
+
+@cache
+def manifest() -> dict[str, Any]:
+    """Return what is shipped: environment → settings, file, snapshots and levels (`export.py` writes it)."""
+    if not MANIFEST.is_file():
+        raise DataError(f"This installation ships no behaviour policies: {MANIFEST} is missing; reinstall dtbench.")
+    content: dict[str, Any] = json.loads(MANIFEST.read_text())
+    return content
+
+
+def environment(name: str) -> dict[str, Any]:
+    """Return the manifest's entry of an environment such as `hopper`."""
+    if name not in manifest():
+        raise UnknownNameError("behaviour environment", name, manifest())
+    entry: dict[str, Any] = manifest()[name]
+    return entry
+
+
+def load_actor(name: str, step: int) -> SacActor:
+    """Load a shipped snapshot of an environment's policy, taken after `step` environment steps of training."""
+    entry = environment(name)
+    weights = read_weights(WEIGHTS / entry["file"], f"step-{step:07d}/")
+    space = entry["action_space"]
+    return SacActor(weights, np.float32(space["low"]), np.float32(space["high"]))

@@ -1,0 +1,212 @@
+"""The `local` source: shipped policies rolled out in the real environments, without a network.
+
+A dataset is called `<environment>-<level>`, the levels meaning what D4RL's do: `medium` is the medium policy acting
+stochastically; `medium-replay` a mixture, in equal parts, of the snapshots of its training up to medium; `medium-expert`
+half medium, half the best snapshot. What each policy is worth stands in `behaviours/weights/README.md`.
+
+The steps are rolled out in shards of at most `SHARD_STEPS`, each with its own seed, so the data are a function of (recipe
+version, dataset, seed, steps) and not of the number of workers. A shard has exactly its number of steps: its last
+episode is cut there and marked as truncated. On another processor or with another version of MuJoCo the physics may
+round differently; the fingerprint then says so.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from dtbench.data.behaviours.policy import environment, load_actor, manifest
+from dtbench.data.sources import Progress
+from dtbench.data.store import Episode, TrajectoryStore, build_store
+from dtbench.errors import UnknownNameError
+from dtbench.resources import datasets_home
+
+RECIPE_VERSION = 1
+LEVELS = ("medium", "medium-replay", "medium-expert")
+SHARD_STEPS = 10_000
+#: Below this a pool of processes costs more than it brings.
+_IN_PROCESS_STEPS = 20_000
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of the rollout: so many steps of one snapshot's policy from one seed."""
+
+    environment: str
+    snapshot: int
+    steps: int
+    entropy: tuple[int, ...]
+
+
+def known_datasets() -> list[str]:
+    """Return the names of the datasets that can be built here."""
+    return [f"{name}-{level}" for name in manifest() for level in LEVELS]
+
+
+def dataset_id(dataset: str, steps: int, seed: int = 0) -> str:
+    """Return the id under which a build is recorded: name, recipe version, size and seed."""
+    return f"local/{dataset}-r{RECIPE_VERSION}-{steps}-s{seed}"
+
+
+def store_path(dataset: str, steps: int, seed: int = 0) -> Path:
+    """Return the folder of a built dataset."""
+    return datasets_home() / dataset_id(dataset, steps, seed)
+
+
+def locate(dataset: str, *, steps: int, seed: int = 0) -> TrajectoryStore | None:
+    """Open a dataset that is built already, else return None."""
+    _split_name(dataset)
+    path = store_path(dataset, steps, seed)
+    return TrajectoryStore.open(path) if path.is_dir() else None
+
+
+def build(
+    dataset: str,
+    *,
+    steps: int,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    force: bool = False,
+) -> TrajectoryStore:
+    """Roll out a dataset of exactly `steps` steps, or open it if it is there.
+
+    Args:
+        workers: processes; None takes all cores. The data do not depend on it.
+        progress: called with (steps done, steps in all) after each shard.
+        force: build again what is there.
+
+    Raises:
+        UnknownNameError: no such dataset.
+    """
+    name, level = _split_name(dataset)
+    found = None if force else locate(dataset, steps=steps, seed=seed)
+    if found is not None:
+        return found
+    entry = environment(name)
+    shards = plan_shards(dataset, steps, seed)
+    if steps <= _IN_PROCESS_STEPS:
+        rolled = _in_process(shards, steps, progress)
+    else:
+        rolled = _in_pool(shards, steps, workers or os.cpu_count() or 1, progress)
+    return build_store(
+        store_path(dataset, steps, seed),
+        rolled,
+        source="local",
+        dataset_id=dataset_id(dataset, steps, seed),
+        env_id=entry["env_id"],
+        action_low=np.float32(entry["action_space"]["low"]),
+        action_high=np.float32(entry["action_space"]["high"]),
+        recipe={
+            "version": RECIPE_VERSION,
+            "level": level,
+            "seed": seed,
+            "snapshots": sorted({shard.snapshot for shard in shards}),
+            "behaviours_sha256": entry["sha256"],
+            "packages": {package: version(package) for package in ("gymnasium", "mujoco", "numpy")},
+        },
+        expected={"steps": steps},
+        overwrite=force,
+    )
+
+
+def plan_shards(dataset: str, steps: int, seed: int) -> list[Shard]:
+    """Decide which snapshot acts for how many steps, from which seed."""
+    name, level = _split_name(dataset)
+    levels = environment(name)["levels"]
+    snapshots = {
+        "medium": levels["medium"],
+        "medium-replay": levels["replay"],
+        "medium-expert": [*levels["medium"], *levels["expert"]],
+    }[level]
+    shards: list[Shard] = []
+    for snapshot, share in zip(snapshots, _equal_parts(steps, len(snapshots)), strict=True):
+        pieces = _equal_parts(share, -(-share // SHARD_STEPS)) if share else []
+        for piece in pieces:
+            entropy = (RECIPE_VERSION, zlib.crc32(dataset.encode()), seed, len(shards))
+            shards.append(Shard(name, snapshot, piece, entropy))
+    return shards
+
+
+def roll_out(shard: Shard) -> list[Episode]:
+    """Step the real environment with the shard's policy for exactly its number of steps."""
+    with threadpool_limits(1):  # one thread, or the last bits would depend on the machine's cores
+        return list(_episodes(shard))
+
+
+def _episodes(shard: Shard) -> Iterator[Episode]:
+    actor = load_actor(shard.environment, shard.snapshot)
+    env = gym.make(environment(shard.environment)["env_id"])
+    sequence = np.random.SeedSequence(shard.entropy)
+    rng = np.random.default_rng(sequence)
+    observation, _ = env.reset(seed=int(sequence.generate_state(1)[0]))
+    left = shard.steps
+    while left:
+        observations, actions, rewards = [observation], [], []
+        terminated = truncated = False
+        while not (terminated or truncated):
+            action = actor.act(observation[None], rng)[0]
+            observation, reward, terminated, truncated, _ = env.step(action)
+            observations.append(observation)
+            actions.append(action)
+            rewards.append(reward)
+            left -= 1
+            truncated = truncated or (left == 0 and not terminated)
+        terminations = np.zeros(len(rewards), dtype=bool)
+        truncations = terminations.copy()
+        terminations[-1], truncations[-1] = terminated, truncated
+        yield Episode(
+            np.asarray(observations, dtype=np.float32),
+            np.asarray(actions, dtype=np.float32),
+            np.asarray(rewards, dtype=np.float32),
+            terminations,
+            truncations,
+        )
+        observation, _ = env.reset()
+    env.close()
+
+
+def _in_process(shards: list[Shard], steps: int, progress: Progress | None) -> Iterator[Episode]:
+    yield from _report((roll_out(shard) for shard in shards), steps, progress)
+
+
+def _in_pool(shards: list[Shard], steps: int, workers: int, progress: Progress | None) -> Iterator[Episode]:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(workers, len(shards)), initializer=_ignore_interrupt) as pool:  # leaving it ends the workers
+        yield from _report(pool.imap(roll_out, shards), steps, progress)
+
+
+def _report(rolled: Iterator[list[Episode]], steps: int, progress: Progress | None) -> Iterator[Episode]:
+    done = 0
+    for episodes in rolled:
+        yield from episodes
+        done += sum(len(episode.rewards) for episode in episodes)
+        if progress is not None:
+            progress(done, steps)
+
+
+def _ignore_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the pool
+
+
+def _equal_parts(total: int, parts: int) -> list[int]:
+    """Split a total into equal parts, the first ones one larger where it does not come out even."""
+    each, rest = divmod(total, parts)
+    return [each + (index < rest) for index in range(parts)]
+
+
+def _split_name(dataset: str) -> tuple[str, str]:
+    if dataset not in known_datasets():
+        raise UnknownNameError("local dataset", dataset, known_datasets())
+    name, _, level = dataset.partition("-")
+    return name, level

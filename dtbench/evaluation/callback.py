@@ -1,0 +1,52 @@
+"""Evaluations during training: diagnostics for the log, never the score (the last checkpoint is)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import numpy as np
+from lightning.pytorch.callbacks import Callback
+
+from dtbench.evaluation.rollout import Protocol, evaluate
+from dtbench.models.base import OfflineModule
+from dtbench.scores import ReferenceScores
+
+
+class EvaluationCallback(Callback):
+    """Evaluate every `every` steps at the score target; keep the course and the best value as diagnostics.
+
+    `history` holds (step, mean normalised score on the 0–1 scale) and travels in the checkpoint.
+    """
+
+    def __init__(
+        self, protocol: Protocol, reference: ReferenceScores, target: float, *, every: int, episodes: int, seed: int
+    ) -> None:
+        self.protocol, self.reference, self.target = protocol, reference, target
+        self.every, self.episodes, self.seed = every, episodes, seed
+        self.history: list[tuple[int, float]] = []
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = batch_idx + 1
+        if step % self.every or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, OfflineModule)
+        pl_module.eval()
+        done = evaluate(pl_module, self.protocol, self.target, self.episodes, self.seed, pl_module.device)
+        pl_module.train()
+        score = float(np.mean(self.reference.normalize(done.returns)))
+        self.history.append((step, score))
+        pl_module.log("evaluation/normalized", 100 * score, rank_zero_only=True)
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """Step and score of the best evaluation so far."""
+        return max(self.history, key=lambda entry: entry[1]) if self.history else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": [list(entry) for entry in self.history]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = [(int(step), float(score)) for step, score in state_dict["history"]]

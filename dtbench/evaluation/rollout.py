@@ -1,0 +1,170 @@
+"""Evaluate a policy: N environments step together, exactly N episodes, each environment's first and only one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol as Interface
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dtbench.errors import DataError
+from dtbench.evaluation.envs import episode_seeds, make_environment
+
+#: Rows per forward pass. A matrix product may round differently when the number of rows changes, and a MuJoCo episode
+#: magnifies the last bit; with blocks of one size, filled up with idle rows, and one CPU thread, a row's result depends
+#: on nothing but the row, so that evaluating together or singly gives identical returns.
+BLOCK = 10
+
+
+class Policy(Interface):
+    """What is evaluated: `OfflineModule` offers it."""
+
+    context_length: int
+
+    def act(self, window: dict[str, Tensor]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a task's environments are driven; the same scale and state normalisation as in training.
+
+    Attributes:
+        state_mean, state_std: (obs_dim,) float32; observations are normalised before they enter the window.
+        delayed_reward: the return-to-go stays as it is until the episode ends, as the reward does.
+    """
+
+    env_id: str
+    max_episode_steps: int
+    return_scale: float
+    state_mean: NDArray[np.float32]
+    state_std: NDArray[np.float32]
+    delayed_reward: bool = False
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Raw undiscounted returns (N,) float64, lengths (N,) and the seeds of the environments (N,)."""
+
+    returns: list[float]
+    lengths: list[int]
+    seeds: list[int]
+
+
+def evaluate(
+    policy: Policy,
+    protocol: Protocol,
+    target: float,
+    episodes: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Episodes:
+    """Roll out `episodes` episodes, asking for the return `target`.
+
+    The return-to-go starts at target / scale and falls by reward / scale (DT, gym/evaluate_episodes.py).
+
+    Raises:
+        DataError: the environment's observations are not those of the data.
+    """
+    seeds = episode_seeds(seed, episodes)
+    envs = [make_environment(protocol.env_id, protocol.max_episode_steps) for _ in seeds]
+    try:
+        with _one_thread(), torch.no_grad():
+            return _roll_out(policy, protocol, target, envs, seeds, torch.device(device))
+    finally:
+        for env in envs:
+            env.close()
+
+
+def _roll_out(
+    policy: Policy, protocol: Protocol, target: float, envs: list[gym.Env], seeds: list[int], device: torch.device
+) -> Episodes:
+    space = envs[0].action_space
+    if not isinstance(space, gym.spaces.Box):
+        raise DataError(f"{protocol.env_id} has {space}; only continuous actions can be evaluated.")
+    count, steps = len(envs), protocol.max_episode_steps
+    history = _History(count, steps, policy.context_length, len(protocol.state_mean), space.shape[0], device)
+    observations = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
+    if observations.shape[1:] != protocol.state_mean.shape:
+        raise DataError(
+            f"{protocol.env_id} gives observations of shape {observations.shape[1:]}, the data have "
+            f"{protocol.state_mean.shape}; use the environment the data come from."
+        )
+    returns, lengths = np.zeros(count), np.zeros(count, dtype=int)
+    to_go = np.full(count, target / protocol.return_scale)
+    alive = np.arange(count)
+    for step in range(steps):
+        history.observe(step, (observations - protocol.state_mean) / protocol.state_std, to_go)
+        actions = _act(policy, history, step, alive)
+        history.actions[alive, history.pads + step] = actions
+        bounded = np.clip(actions.cpu().numpy(), space.low, space.high)
+        still = []
+        for row, env in enumerate(alive):
+            observations[env], reward, terminated, truncated, _ = envs[env].step(bounded[row])
+            returns[env] += float(reward)
+            lengths[env] += 1
+            if not protocol.delayed_reward:
+                to_go[env] -= float(reward) / protocol.return_scale
+            history.rewards[env, history.pads + step] = float(reward) / protocol.return_scale
+            if not (terminated or truncated):
+                still.append(env)
+        alive = np.asarray(still, dtype=int)
+        if not len(alive):
+            break
+    return Episodes(returns.tolist(), lengths.tolist(), seeds)
+
+
+class _History:
+    """Everything seen so far, with K − 1 zero pads in front: the window of step t is the slice t … t + K − 1."""
+
+    def __init__(
+        self, count: int, steps: int, context: int, observation_dim: int, action_dim: int, device: torch.device
+    ) -> None:
+        self.context, self.pads = context, context - 1
+        length = self.pads + steps
+        self.observations = torch.zeros(count, length, observation_dim, device=device)
+        self.actions = torch.zeros(count, length, action_dim, device=device)
+        self.rewards = torch.zeros(count, length, device=device)
+        self.returns_to_go = torch.zeros(count, length, device=device)
+        self.timesteps = (torch.arange(length, device=device) - self.pads).clamp(min=0)
+        self.padding_mask = torch.arange(length, device=device) >= self.pads
+
+    def observe(self, step: int, observations: NDArray[np.floating], returns_to_go: NDArray[np.float64]) -> None:
+        position = self.pads + step
+        self.observations[:, position] = torch.from_numpy(observations.astype(np.float32)).to(self.observations)
+        self.returns_to_go[:, position] = torch.from_numpy(returns_to_go).to(self.returns_to_go)
+
+    def window(self, step: int, rows: Tensor) -> dict[str, Tensor]:
+        """Return the window of `step` for the environments `rows`; its last action and reward are still 0."""
+        part = slice(step, step + self.context)
+        return {
+            "observations": self.observations[rows, part],
+            "actions": self.actions[rows, part],
+            "rewards": self.rewards[rows, part],
+            "returns_to_go": self.returns_to_go[rows, part],
+            "timesteps": self.timesteps[part].expand(len(rows), -1),
+            "padding_mask": self.padding_mask[part].expand(len(rows), -1),
+        }
+
+
+def _act(policy: Policy, history: _History, step: int, alive: NDArray[np.int_]) -> Tensor:
+    """One forward pass for all living environments, in blocks of one size."""
+    rows = torch.from_numpy(alive).to(history.actions.device)
+    idle = -len(rows) % BLOCK
+    blocks = torch.cat((rows, rows[:1].expand(idle))).split(BLOCK)
+    return torch.cat([policy.act(history.window(step, block)) for block in blocks])[: len(rows)]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
