@@ -218,7 +218,8 @@ def compare(
     else:
         from dtbench.console import out as console
 
-        console.print(board.comparison_table(comparison))
+        for table in board.comparison_tables(comparison):
+            console.print(table)
 
 
 @list_app.command("models")

@@ -46,6 +46,7 @@ def new_result(
     status: str,
     started: str,
     *,
+    dataset_id: str | None = None,
     fingerprint: str | None = None,
     weights: str | None = None,
     scores: Mapping[str, Any] | None = None,
@@ -56,6 +57,8 @@ def new_result(
     """Put a result together from what was known before the run and what was measured."""
     result: Result = {"schema_version": SCHEMA_VERSION, "dtbench_version": __version__, **identity, "status": status}
     result["task"] = {**result["task"], "fingerprint": fingerprint}
+    if dataset_id is not None:
+        result["task"]["dataset_id"] = dataset_id
     result["model"] = {**result["model"], "weights": weights}
     result |= {"scores": scores, "training": training, "evaluation": evaluation, "provenance": provenance(started)}
     if error is not None:

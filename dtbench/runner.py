@@ -314,6 +314,7 @@ def _train_and_evaluate(plan: RunPlan, number: str) -> dict[str, Any]:
     mean, spread = 100 * _mean(scores["normalized"]), 100 * _std(scores["normalized"])
     err.print(f"{number} {plan.label}: score {mean:.1f} ± {spread:.1f} ({len(seeds)} episodes)", markup=False)
     return {
+        "dataset_id": store.metadata["dataset_id"],
         "fingerprint": store.fingerprint,
         "weights": module.weights,
         "scores": scores,

@@ -1,0 +1,467 @@
+"""Results → markdown, console table and figures. Equal results give equal bytes.
+
+A section holds one suite@version × source × preset; they are never mixed, nor are different data of one task.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from tabulate import tabulate
+
+from dtbench import stats
+from dtbench.errors import DtbenchError, ResultError, UnknownNameError
+from dtbench.registry import MODELS
+from dtbench.resources import resource
+from dtbench.results import Result, scan
+from dtbench.suites import load_suite
+
+#: Bootstrap repetitions of what is written to a file; rliable's own default is 50,000, which takes ten seconds a model.
+PUBLISHED_REPETITIONS = 10_000
+
+
+@dataclass(frozen=True)
+class Section:
+    """The results of one suite@version × source × preset.
+
+    `tasks` are the suite's, in its order; `models` the row labels; `cells` maps (model, task) to its finished results,
+    one per seed, in the order of seeds.
+    """
+
+    suite: str
+    source: str
+    preset: str
+    tasks: list[str]
+    models: list[str]
+    cells: dict[tuple[str, str], list[Result]]
+    unfinished: list[Result]
+
+    @property
+    def title(self) -> str:
+        return f"{self.suite} · {self.source} data · preset {self.preset}"
+
+    @property
+    def finished(self) -> list[Result]:
+        return [result for model in self.models for task in self.tasks for result in self.cells.get((model, task), [])]
+
+    def done(self, model: str) -> int:
+        """Return how many tasks a model has at least one finished run on."""
+        return sum((model, task) in self.cells for task in self.tasks)
+
+    def matrix(self, model: str) -> np.ndarray | None:
+        """Return (seeds, tasks) mean normalised scores for the seeds that have every task, or None if incomplete."""
+        if self.done(model) < len(self.tasks):
+            return None
+        by_task = [{r["seed"]: seed_score(r) for r in self.cells[model, task]} for task in self.tasks]
+        seeds = sorted(set.intersection(*(set(scores) for scores in by_task)))
+        return np.array([[scores[seed] for scores in by_task] for seed in seeds]) if seeds else None
+
+
+def seed_score(result: Result) -> float:
+    """Return a run's score: the mean over its episodes, each normalised first (0–1)."""
+    return float(np.mean(result["scores"]["normalized"]))
+
+
+def sections(results: Sequence[Result]) -> list[Section]:
+    """Sort results into sections.
+
+    Raises:
+        ResultError: one task's results come from different data.
+    """
+    groups: dict[tuple[str, str, str], list[Result]] = {}
+    for result in results:
+        key = (f"{result['suite']['name']}@{result['suite']['version']}", result["task"]["source"], result["preset"])
+        groups.setdefault(key, []).append(result)
+    return [_section(*key, group) for key, group in sorted(groups.items(), key=lambda item: item[0])]
+
+
+def _section(suite: str, source: str, preset: str, results: list[Result]) -> Section:
+    finished = [result for result in results if result["status"] == "ok"]
+    _refuse_different_data(suite, finished)
+    labels = _labels(finished)
+    cells: dict[tuple[str, str], list[Result]] = {}
+    for result, label in sorted(zip(finished, labels, strict=True), key=lambda pair: pair[0]["seed"]):
+        cells.setdefault((label, result["task"]["id"]), []).append(result)
+    order = list(MODELS)
+    models = sorted(set(labels), key=lambda label: (_position(order, label.partition("+")[0]), label))
+    unfinished = [result for result in results if result["status"] != "ok"]
+    return Section(suite, source, preset, _suite_tasks(suite, results), models, cells, unfinished)
+
+
+def _labels(results: list[Result]) -> list[str]:
+    """Name rows by model, with the configuration's hash where it is not the preset's or there are several."""
+    hashes: dict[str, set[str]] = {}
+    for result in results:
+        if result["model"].get("is_preset_config", True):
+            hashes.setdefault(result["model"]["name"], set()).add(result["model"]["config_hash"])
+    labels = []
+    for result in results:
+        model = result["model"]
+        plain = model.get("is_preset_config", True) and len(hashes[model["name"]]) == 1
+        labels.append(model["name"] if plain else f"{model['name']}+{model['config_hash']}")
+    return labels
+
+
+def _refuse_different_data(suite: str, results: list[Result]) -> None:
+    seen: dict[str, str] = {}
+    for result in results:
+        task, fingerprint = result["task"]["id"], result["task"]["fingerprint"]
+        if seen.setdefault(task, fingerprint) != fingerprint:
+            raise ResultError(
+                f"{suite}: the results of {task} come from different data (fingerprints {seen[task][:12]} and "
+                f"{fingerprint[:12]}), which are never put into one column; keep them in different folders."
+            )
+
+
+def _suite_tasks(suite: str, results: list[Result]) -> list[str]:
+    name, _, version = suite.partition("@")
+    present = list(dict.fromkeys(result["task"]["id"] for result in results))
+    try:
+        known = load_suite(name)
+    except DtbenchError:
+        return sorted(present)
+    return [task.id for task in known.tasks] if str(known.version) == version else sorted(present)
+
+
+def _position(order: list[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)
+
+
+def render(root: str | Path, *, figures: str | None = None, repetitions: int = PUBLISHED_REPETITIONS) -> str:
+    """Render all results under `root` as markdown; `figures` is the prefix of figure files to refer to.
+
+    Raises:
+        ResultError: no folder or no results; unreadable results are listed in the text.
+    """
+    results, unreadable = scan(Path(root))
+    if not results:
+        raise ResultError(f"{root} holds no results; `dtbench run --output {root}` writes some.")
+    parts = ["# dtbench leaderboard"]
+    for number, section in enumerate(sections(results)):
+        parts += [f"## {section.title}", *_render_section(section, repetitions)]
+        if figures and _complete(section):
+            parts += [f"![Aggregate scores]({figures}-{number}-intervals.svg)"]
+            parts += [f"![Performance profile]({figures}-{number}-profile.svg)"]
+    if unreadable:
+        parts += [
+            "## Unreadable files",
+            "\n".join(f"- {Path(line).name if ' ' not in line else line}" for line in unreadable),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def write(root: str | Path, file: str | Path) -> None:
+    """Write the markdown and the figures beside it.
+
+    Raises:
+        ResultError: nothing to show, or the file cannot be written.
+    """
+    from dtbench import plots
+
+    root, file = Path(root), Path(file)
+    text = render(root, figures=file.stem)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for number, section in enumerate(sections(scan(root)[0])):
+            complete = _complete(section)
+            if complete:
+                plots.intervals(complete, file.with_name(f"{file.stem}-{number}-intervals.svg"))
+                plots.profile(complete, file.with_name(f"{file.stem}-{number}-profile.svg"))
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        with os.fdopen(handle, "w") as content:
+            content.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, file)
+    except OSError as error:
+        raise ResultError(f"The leaderboard {file} cannot be written: {error}.") from error
+
+
+def check(root: str | Path, file: str | Path) -> bool:
+    """Say whether `file` is what the results under `root` render to."""
+    file = Path(file)
+    return file.is_file() and file.read_text() == render(root, figures=file.stem)
+
+
+def _complete(section: Section) -> dict[str, np.ndarray]:
+    matrices = {model: section.matrix(model) for model in section.models}
+    return {model: matrix for model, matrix in matrices.items() if matrix is not None}
+
+
+def _render_section(section: Section, repetitions: int) -> list[str]:
+    if not section.models:
+        return ["No run has finished.", *_unfinished(section)]
+    return [
+        *_task_table(section),
+        *_aggregate_table(section, repetitions),
+        *_unfinished(section),
+        "### Protocol",
+        _protocol(section),
+        *_models_table(section),
+        *_data_table(section),
+        *_target_table(section),
+        *_published_table(section),
+        *_provenance(section),
+    ]
+
+
+def _task_table(section: Section) -> list[str]:
+    tables = sorted({result["task"]["reference"]["table"] for result in section.finished})
+    rows = [[f"`{model}`", *(cell(section, model, task) for task in section.tasks)] for model in section.models]
+    seeds = sorted({len(cells) for cells in section.cells.values()})
+    return [
+        "### Scores per task",
+        f"Normalised scores × 100 (reference table: {', '.join(tables)}): mean ± standard deviation over seeds; "
+        f"n = {', '.join(map(str, seeds))} seeds per cell{' (one seed: the mean alone)' if seeds[0] == 1 else ''}.",
+        _markdown(rows, ["model", *section.tasks]),
+    ]
+
+
+def cell(section: Section, model: str, task: str) -> str:
+    """Format a cell: mean, spread over seeds (n − 1) where there are two, and n where cells differ in it."""
+    results = section.cells.get((model, task))
+    if not results:
+        return "–"
+    scores = 100 * np.array([seed_score(result) for result in results])
+    spread = f" ± {scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
+    uneven = len({len(cells) for cells in section.cells.values()}) > 1
+    return f"{scores.mean():.1f}{spread}{f' (n={len(scores)})' if uneven else ''}"
+
+
+def _aggregate_table(section: Section, repetitions: int) -> list[str]:
+    rows = [_aggregate_row(section, model, repetitions) for model in section.models]
+    headers = ["model", "runs", "IQM", "median", "mean", "optimality gap"]
+    return [
+        "### Aggregate",
+        f"Over all {len(section.tasks)} tasks, × 100, with 95 % stratified bootstrap intervals over seeds "
+        f"({repetitions:,} repetitions, rliable). An interval needs two seeds. A model that lacks a task is incomplete "
+        "and is not averaged over what is there.",
+        _markdown(rows, headers),
+    ]
+
+
+def _aggregate_row(section: Section, model: str, repetitions: int) -> list[str]:
+    matrix = section.matrix(model)
+    if matrix is None:
+        return [f"`{model}`", "–", f"incomplete ({section.done(model)} of {len(section.tasks)} tasks)", "–", "–", "–"]
+    estimates = stats.aggregate(matrix, repetitions)
+    return [f"`{model}`", str(len(matrix)), *(_estimate(estimates[name]) for name in stats.AGGREGATES)]
+
+
+def _estimate(estimate: stats.Estimate) -> str:
+    if estimate.interval is None:
+        return f"{100 * estimate.value:.1f} [n/a]"
+    low, high = estimate.interval
+    return f"{100 * estimate.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _unfinished(section: Section) -> list[str]:
+    if not section.unfinished:
+        return []
+    lines = []
+    for result in section.unfinished:
+        error = result.get("error") or {}
+        reason = f": {error['type']}: {' '.join(error['message'].split())}" if error else ""
+        run = f"`{result['model']['name']}` on {result['task']['id']}, seed {result['seed']}"
+        lines.append(f"- {run}: {result['status']}{reason}")
+    return ["### Runs without a score", "\n".join(sorted(lines))]
+
+
+def _protocol(section: Section) -> str:
+    finished, seeds = section.finished, sorted({result["seed"] for result in section.finished})
+    targets = {r["task"]["id"]: r["task"]["score_target"] for r in finished}
+    listed = ", ".join(f"{task} {targets[task]:g}" for task in section.tasks if task in targets)
+    episodes = sorted({r["evaluation"]["episodes"] for r in finished})
+    return (
+        f"The last checkpoint is scored, at one return target per task ({listed}). Each run is evaluated on "
+        f"{_either(episodes)} episodes, one per environment, seeded by the run's seed ({_either(seeds)}). Each episode's "
+        "return is normalised first; a run's score is the mean over its episodes. Neither the best checkpoint nor the best "
+        "target is chosen."
+    )
+
+
+def _either(values: Sequence[Any]) -> str:
+    return " or ".join(map(str, values)) if len(values) < 3 else ", ".join(map(str, values))
+
+
+def _models_table(section: Section) -> list[str]:
+    rows = []
+    for model in section.models:
+        results = [result for task in section.tasks for result in section.cells.get((model, task), [])]
+        first = results[0]
+        changed = "" if first["model"].get("is_preset_config", True) else "changed by the user"
+        training = first["training"]
+        speed = np.median([result["training"]["steps_per_s"] for result in results])
+        rows.append(
+            [
+                f"`{model}`",
+                _either(sorted({result["model"]["weights"] for result in results})),
+                f"{training['steps']:,}",
+                f"{speed:.1f}",
+                _either(sorted({result["training"]["device"] for result in results})),
+                f"`{first['model']['config_hash']}` {changed}".strip(),
+            ]
+        )
+    headers = ["model", "initial weights", "steps", "steps/s (median)", "device", "configuration"]
+    return ["### Models", _markdown(rows, headers)]
+
+
+def _data_table(section: Section) -> list[str]:
+    tasks = {result["task"]["id"]: result["task"] for result in section.finished}
+    rows = [
+        [task, tasks[task]["env_id"], tasks[task]["dataset_id"], f"`{tasks[task]['fingerprint'][:12]}`"]
+        for task in section.tasks
+        if task in tasks
+    ]
+    return ["### Data", _markdown(rows, ["task", "environment", "dataset", "fingerprint"])]
+
+
+def _target_table(section: Section) -> list[str]:
+    """Scores at further targets: diagnostics, never ranked."""
+    rows = []
+    for model in section.models:
+        for task in section.tasks:
+            scores: dict[str, list[float]] = {}
+            for result in section.cells.get((model, task), []):
+                for target, entry in result["scores"]["per_target"].items():
+                    scores.setdefault(target, []).append(100 * float(np.mean(entry["normalized"])))
+            if len(scores) > 1:
+                parts = [f"{float(target):g} → {np.mean(values):.1f}" for target, values in scores.items()]
+                rows.append([f"`{model}`", task, ", ".join(parts)])
+    if not rows:
+        return []
+    return ["### Diagnostics: other return targets (not ranked)", _markdown(rows, ["model", "task", "target → score"])]
+
+
+def _published_table(section: Section) -> list[str]:
+    name = section.suite.partition("@")[0]
+    rows = []
+    for model in dict.fromkeys(label.partition("+")[0] for label in section.models):
+        file = resource("baselines", model, "reference.csv")
+        if file.is_file():
+            with file.open(newline="") as content:
+                published = [row for row in csv.DictReader(content) if row["suite"] == name]
+            rows += [[f"`{model}`", *(row[key] for key in ("task", "score", "data", "source"))] for row in published]
+    if not rows:
+        return []
+    return [
+        "### Published elsewhere, on other data (for context; never compare columns)",
+        _markdown(rows, ["model", "task", "score", "data", "source"]),
+    ]
+
+
+def _provenance(section: Section) -> list[str]:
+    finished = section.finished
+    commits = sorted({str(result["provenance"]["git"]) for result in finished})
+    versions = sorted({result["dtbench_version"] for result in finished})
+    packages: dict[str, set[str]] = {}
+    for result in finished:
+        for package, version in result["provenance"]["packages"].items():
+            packages.setdefault(package, set()).add(str(version))
+    listed = ", ".join(f"{package} {'/'.join(sorted(found))}" for package, found in sorted(packages.items()))
+    return [
+        "### Provenance",
+        f"dtbench {', '.join(versions)}, commit {', '.join(commits)}; {listed}. {len(finished)} runs.",
+    ]
+
+
+def _markdown(rows: list[list[str]], headers: list[str]) -> str:
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def console_table(results: Sequence[Result]) -> Table:
+    """Return the scores per task and the IQM for the terminal: tasks as rows, models as columns."""
+    found = sections(results)
+    section = found[0]
+    table = Table(title=section.title, caption="normalised score × 100, last checkpoint, mean ± std over seeds")
+    table.add_column("task")
+    for model in section.models:
+        table.add_column(model, justify="right")
+    for task in section.tasks:
+        if any((model, task) in section.cells for model in section.models):
+            table.add_row(task, *(cell(section, model, task) for model in section.models))
+    table.add_section()
+    iqm = []
+    for model in section.models:
+        matrix = section.matrix(model)
+        done = f"incomplete ({section.done(model)}/{len(section.tasks)})"
+        iqm.append(done if matrix is None else _estimate(stats.aggregate(matrix)["iqm"]))
+    table.add_row("IQM [95 % interval]", *iqm)
+    weights = [_either(sorted({r["model"]["weights"] for r in section.finished if _is(r, m)})) for m in section.models]
+    table.add_row("initial weights", *weights)
+    return table
+
+
+def _is(result: Result, label: str) -> bool:
+    return label in (result["model"]["name"], f"{result['model']['name']}+{result['model']['config_hash']}")
+
+
+def compare(root: str | Path, a: str, b: str, repetitions: int = PUBLISHED_REPETITIONS) -> list[dict[str, Any]]:
+    """Compare two models in every section that has both: difference per common task, probability of improvement.
+
+    Raises:
+        UnknownNameError: a model without results.
+        ResultError: no section has both.
+    """
+    results, _ = scan(Path(root))
+    found = sections(results)
+    known = {model for section in found for model in section.models}
+    for model in (a, b):
+        if model not in known:
+            raise UnknownNameError("model in these results", model, known)
+    comparisons = [_compare(section, a, b, repetitions) for section in found if {a, b} <= set(section.models)]
+    comparisons = [comparison for comparison in comparisons if comparison["tasks"]]
+    if not comparisons:
+        raise ResultError(
+            f"{a} and {b} share no task of one suite, source and preset; their scores cannot be compared."
+        )
+    return comparisons
+
+
+def _compare(section: Section, a: str, b: str, repetitions: int) -> dict[str, Any]:
+    common = [task for task in section.tasks if (a, task) in section.cells and (b, task) in section.cells]
+    scores = {
+        model: {task: {r["seed"]: seed_score(r) for r in section.cells[model, task]} for task in common}
+        for model in (a, b)
+    }
+    tasks = []
+    for task in common:
+        means = [float(np.mean(list(scores[model][task].values()))) for model in (a, b)]
+        tasks.append({"task": task, "a": means[0], "b": means[1], "difference": means[0] - means[1]})
+    improvement = None
+    matrices = [_common_seeds(scores[model]) for model in (a, b)]
+    if common and all(len(matrix) for matrix in matrices):
+        estimate = stats.probability_of_improvement(*matrices, repetitions)
+        improvement = {"value": estimate.value, "interval": list(estimate.interval) if estimate.interval else None}
+    return {"section": section.title, "a": a, "b": b, "tasks": tasks, "probability_of_improvement": improvement}
+
+
+def _common_seeds(by_task: dict[str, dict[int, float]]) -> np.ndarray:
+    seeds = sorted(set.intersection(*(set(scores) for scores in by_task.values()))) if by_task else []
+    return np.array([[scores[seed] for scores in by_task.values()] for seed in seeds])
+
+
+def comparison_tables(comparisons: list[dict[str, Any]]) -> list[Table]:
+    """Return `compare`'s outcome for the terminal."""
+    tables = []
+    for comparison in comparisons:
+        improvement = comparison["probability_of_improvement"]
+        caption = "no seed has all common tasks"
+        if improvement:
+            interval = improvement["interval"]
+            said = f"[{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "[interval needs two seeds each]"
+            caption = f"P({comparison['a']} > {comparison['b']}) = {improvement['value']:.2f} {said}"
+        table = Table(title=comparison["section"], caption=caption)
+        for column in ("task", comparison["a"], comparison["b"], "difference"):
+            table.add_column(column, justify="left" if column == "task" else "right")
+        for row in comparison["tasks"]:
+            table.add_row(row["task"], *(f"{100 * row[key]:.1f}" for key in ("a", "b", "difference")))
+        tables.append(table)
+    return tables
