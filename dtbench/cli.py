@@ -173,8 +173,9 @@ def evaluate(
         return
     for row in rows:
         typer.echo(
-            f"target {row['target']:g}: {100 * row['normalized_mean']:.1f} ± {100 * row['normalized_std']:.1f} normalised, "
-            f"return {row['return_mean']:.1f} ± {row['return_std']:.1f} over {len(row['returns'])} episodes"
+            f"target {row['target']:g}: normalised {100 * row['normalized_mean']:.1f} ± "
+            f"{100 * row['normalized_std']:.1f}, return {row['return_mean']:.1f} ± {row['return_std']:.1f} "
+            f"over {len(row['returns'])} episodes"
         )
 
 
@@ -283,8 +284,8 @@ def show_model(
     chosen = loaded.task(task) if task else loaded.tasks[0]
     typed = entry.load().Config
     config = compose(entry.name, typed, entry.defaults, load_preset(preset), loaded, chosen, None, set_)
-    content = {"name": entry.name, "title": entry.title, "paper": entry.paper, "config_hash": config.hash()}
-    content |= {"config": config.to_dict()}
+    content: dict[str, Any] = {"name": entry.name, "title": entry.title, "paper": entry.paper}
+    content |= {"config_hash": config.hash(), "config": config.to_dict()}
     if json_:
         _echo_json(content)
     else:
@@ -313,7 +314,8 @@ def data_build(
         with progress(dataset) as report:
             store = local.build(dataset, steps=steps, workers=workers, progress=report, force=force)
         typer.echo(
-            f"{number}/{len(datasets)} {dataset}: {store.num_episodes} episodes, {store.num_steps:,} steps, {store.path}"
+            f"{number}/{len(datasets)} {dataset}: {store.num_episodes:,} episodes, {store.num_steps:,} steps, "
+            f"{store.path}"
         )
         if format_ == "minari":
             from dtbench.data.minari_format import write_minari
@@ -330,7 +332,7 @@ def data_info(
     """Print episodes, steps, quantiles of returns (raw and normalised) and lengths, and the fingerprint."""
     from dtbench.data.info import info
 
-    content = info(_open(dataset, steps))
+    content = info(_open(dataset, steps), _reference(dataset))
     if json_:
         _echo_json(content)
     else:
@@ -362,6 +364,14 @@ def _open(dataset: str, steps: int) -> Any:
             "or name the folder of a store."
         )
     return store
+
+
+def _reference(dataset: str) -> Any:
+    """Return the reference scores of the first shipped task that uses a local dataset, or None."""
+    from dtbench.suites import load_suite, suite_names
+
+    tasks = [task for name in suite_names() for task in load_suite(name).tasks]
+    return next((task.reference for task in tasks if task.sources.get("local") == dataset), None)
 
 
 def _local_datasets(suite: str, tasks: list[str]) -> list[str]:

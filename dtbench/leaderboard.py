@@ -281,9 +281,9 @@ def _protocol(section: Section) -> str:
     episodes = sorted({r["evaluation"]["episodes"] for r in finished})
     return (
         f"The last checkpoint is scored, at one return target per task ({listed}). Each run is evaluated on "
-        f"{_either(episodes)} episodes, one per environment, seeded by the run's seed ({_either(seeds)}). Each episode's "
-        "return is normalised first; a run's score is the mean over its episodes. Neither the best checkpoint nor the best "
-        "target is chosen."
+        f"{_either(episodes)} episodes, one per environment, seeded by the run's seed ({_either(seeds)}). Each "
+        "episode's return is normalised first; a run's score is the mean over its episodes. Neither the best "
+        "checkpoint nor the best target is chosen."
     )
 
 
@@ -436,9 +436,9 @@ def _compare(section: Section, a: str, b: str, repetitions: int) -> dict[str, An
         means = [float(np.mean(list(scores[model][task].values()))) for model in (a, b)]
         tasks.append({"task": task, "a": means[0], "b": means[1], "difference": means[0] - means[1]})
     improvement = None
-    matrices = [_common_seeds(scores[model]) for model in (a, b)]
-    if common and all(len(matrix) for matrix in matrices):
-        estimate = stats.probability_of_improvement(*matrices, repetitions)
+    of_a, of_b = _common_seeds(scores[a]), _common_seeds(scores[b])
+    if len(of_a) and len(of_b):
+        estimate = stats.probability_of_improvement(of_a, of_b, repetitions)
         improvement = {"value": estimate.value, "interval": list(estimate.interval) if estimate.interval else None}
     return {"section": section.title, "a": a, "b": b, "tasks": tasks, "probability_of_improvement": improvement}
 

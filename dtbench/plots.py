@@ -12,7 +12,12 @@ from matplotlib.figure import Figure
 from dtbench import stats
 
 _TITLES = {"iqm": "IQM", "median": "Median", "mean": "Mean", "optimality_gap": "Optimality gap"}
-_STYLE = {"svg.hashsalt": "dtbench", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "dtbench",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#332288")  # Tol, bright
 
 
@@ -27,7 +32,7 @@ def intervals(scores: dict[str, np.ndarray], file: Path) -> None:
         figure = Figure(figsize=(9, 1.1 + 0.35 * len(scores)), layout="constrained")
         panels = figure.subplots(1, len(_TITLES), sharey=True, squeeze=False)[0]
         for panel, (name, title) in zip(panels, _TITLES.items(), strict=True):
-            for row, (model, estimate) in enumerate(estimates.items()):
+            for row, estimate in enumerate(estimates.values()):
                 _draw_estimate(panel, row, estimate[name], _COLOURS[row % len(_COLOURS)])
             panel.set_title(title)
             panel.set_yticks(range(len(scores)), list(scores))

@@ -1,7 +1,7 @@
 """One run's record: a JSON file whose path is the run's identity, written whole or not at all.
 
-`<root>/<suite>@<version>/<source>/<preset>/<model>/<task>/seed-<n>.json`; a model whose configuration was changed by the
-user stands in `<model>+<config hash>`.
+`<root>/<suite>@<version>/<source>/<preset>/<model>/<task>/seed-<n>.json`; a model whose configuration was changed by
+the user stands in `<model>+<config hash>`.
 """
 
 from __future__ import annotations

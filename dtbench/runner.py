@@ -224,7 +224,7 @@ def prepare_data(plans: Sequence[RunPlan]) -> None:
     """Build or find every dataset before the first run, so that a missing one is known at once."""
     from dtbench.data.sources import is_ready, open_store
 
-    wanted = {}
+    wanted: dict[tuple[str, str, int], RunPlan] = {}
     for plan in plans:
         wanted.setdefault((plan.source, plan.task.sources[plan.source], plan.config.data.steps), plan)
     missing = [key for key in wanted if not is_ready(*key)]

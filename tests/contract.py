@@ -19,12 +19,12 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from dtbench.data.datamodule import TrajectoryDataModule
-from dtbench.data.store import Episode, TrajectoryStore, build_store
-from dtbench.data.windows import WindowOptions
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from dtbench.config import compose, load_preset
+from dtbench.data.datamodule import TrajectoryDataModule
+from dtbench.data.store import Episode, TrajectoryStore, build_store
+from dtbench.data.windows import WindowOptions
 from dtbench.models.base import OfflineModule
 from dtbench.registry import model_entry
 from dtbench.suites import load_suite

@@ -103,10 +103,12 @@ class EpisodeChecker:
 
     def _check_actions(self, actions: NDArray[Any]) -> None:
         if self.space.low is None or self.space.high is None:
-            outside = (actions < 0) | (actions >= (self.space.count or 0))
+            outside: NDArray[Any] = (actions < 0) | (actions >= (self.space.count or 0))
             space = f"0 … {(self.space.count or 0) - 1}"
         else:
-            outside = ((actions < self.space.low - _ACTION_SLACK) | (actions > self.space.high + _ACTION_SLACK)).any(-1)
+            outside = np.any(
+                (actions < self.space.low - _ACTION_SLACK) | (actions > self.space.high + _ACTION_SLACK), axis=-1
+            )
             space = f"[{self.space.low.min():g}, {self.space.high.max():g}]"
         if outside.any():
             step = int(np.argmax(outside))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -46,7 +47,7 @@ class TrajectoryDataModule(lightning.LightningDataModule):
         if device.type == "cuda" and self.windows.nbytes < _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
             self.windows.to(device)
         # After a restart Lightning has restored how many batches this epoch has done.
-        done = trainer.fit_loop.epoch_loop.batch_progress.current
+        done: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         return WindowLoader(
             self.windows, self.batch_size, self.steps, self.seed, trainer.global_rank, lambda: done.processed
         )

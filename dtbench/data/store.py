@@ -50,7 +50,7 @@ _CHUNK_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode of T steps: observations (T + 1, obs_dim), the others (T, …); the last observation follows the last step."""
+    """One episode of T steps: observations (T + 1, obs_dim), the last one after the last step; the others (T, …)."""
 
     observations: NDArray[Any]
     actions: NDArray[Any]

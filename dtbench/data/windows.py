@@ -1,9 +1,9 @@
 """The one place where windows are drawn, padded and masked.
 
-A window is K consecutive time steps of one episode. It runs forward from its start, at most to the episode's end, and is
-LEFT-padded to K: the real steps stand at the right. Pads are 0 in every field (observations after normalisation), and
-`padding_mask` is True for real steps. Starts are drawn uniformly over the time steps of the kept trajectories, which is
-a trajectory with probability proportional to its length and a uniform start within it, as in DT's code
+A window is K consecutive time steps of one episode. It runs forward from its start, at most to the episode's end, and
+is LEFT-padded to K: the real steps stand at the right. Pads are 0 in every field (observations after normalisation),
+and `padding_mask` is True for real steps. Starts are drawn uniformly over the time steps of the kept trajectories,
+which is a trajectory with probability proportional to its length and a uniform start within it, as in DT's code
 (kzl/decision-transformer, gym/experiment.py).
 """
 

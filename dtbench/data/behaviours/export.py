@@ -132,12 +132,12 @@ def card(manifest: dict[str, Any]) -> str:
         "# Behaviour policies of the `local` source",
         "",
         "Soft Actor-Critic (stable-baselines3), trained by `python -m dtbench.data.behaviours.train`, chosen by",
-        "`python -m dtbench.data.behaviours.export`; this card is generated from `behaviours.json`. The actors are kept",
-        f"in float16. Returns are mean ± standard deviation over {EPISODES} episodes, the policy acting stochastically as",
-        "in the rollouts; normalised by D4RL's references (100 = D4RL's expert).",
+        "`python -m dtbench.data.behaviours.export`; this card is generated from `behaviours.json`. The actors are",
+        f"kept in float16. Returns are mean ± standard deviation over {EPISODES} episodes, the policy acting",
+        "stochastically as in the rollouts; normalised by D4RL's references (100 = D4RL's expert).",
         "",
-        "The level names are the tasks' names as D4RL means them. **They are not D4RL's policies**, and `expert` is the",
-        "best snapshot of a short training, as good as the table says and no better.",
+        "The level names are the tasks' names as D4RL means them. **They are not D4RL's policies**, and `expert` is",
+        "the best snapshot of a short training, as good as the table says and no better.",
     ]
     for name, entry in sorted(manifest.items()):
         settings, levels = entry["settings"], entry["levels"]
@@ -149,8 +149,9 @@ def card(manifest: dict[str, Any]) -> str:
             "",
             f"{settings['total_steps']:,} environment steps, seed {settings['seed']}, learning rate "
             f"{settings['learning_rate']:g}, batch {settings['batch_size']}, τ {settings['tau']:g}, "
-            f"γ {settings['gamma']:g}, two layers of {settings['width']}, {settings['gradient_steps']} gradient steps every "
-            f"{settings['train_freq']} environment steps; {versions}.",
+            f"γ {settings['gamma']:g}, two layers of {settings['width']}, "
+            f"{settings['gradient_steps']} gradient steps every {settings['train_freq']} environment steps; "
+            f"{versions}.",
             "",
             "| level | environment steps | return | normalised | episode length | deterministic return |",
             "|---|---:|---:|---:|---:|---:|",

@@ -46,7 +46,7 @@ class SacActor:
         action = self._linear(x, "mean")
         if not deterministic:
             std = np.exp(np.clip(self._linear(x, "log_std"), *_LOG_STD_RANGE))
-            action = action + std * rng.standard_normal(action.shape, dtype=np.float32)
+            action += std * rng.standard_normal(action.shape, dtype=np.float32)
         squashed = np.tanh(action)
         return np.clip(self.low + (squashed + 1) / 2 * (self.high - self.low), self.low, self.high)
 
@@ -83,4 +83,4 @@ def load_actor(name: str, step: int) -> SacActor:
     entry = environment(name)
     weights = read_weights(WEIGHTS / entry["file"], f"step-{step:07d}/")
     space = entry["action_space"]
-    return SacActor(weights, np.float32(space["low"]), np.float32(space["high"]))
+    return SacActor(weights, np.array(space["low"], np.float32), np.array(space["high"], np.float32))

@@ -14,6 +14,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def train(settings: SacSettings, output: Path) -> None:
             return True
 
         def _save(self) -> None:
-            actor = self.model.policy.actor
+            actor: Any = self.model.policy.actor
             layers = {
                 "hidden.0": actor.latent_pi[0],
                 "hidden.1": actor.latent_pi[2],

@@ -1,4 +1,4 @@
-"""Where datasets come from. Each source turns foreign data into a `TrajectoryStore`; the suite names the sources it has.
+"""Where datasets come from. Each source turns foreign data into a `TrajectoryStore`; a suite names those it has.
 
 A source is a module with `build(dataset, *, steps, progress=None, …) -> TrajectoryStore`, which finds or makes the
 dataset, and `locate(dataset, *, steps) -> TrajectoryStore | None`, which only looks.

@@ -1,13 +1,13 @@
 """The `local` source: shipped policies rolled out in the real environments, without a network.
 
 A dataset is called `<environment>-<level>`, the levels meaning what D4RL's do: `medium` is the medium policy acting
-stochastically; `medium-replay` a mixture, in equal parts, of the snapshots of its training up to medium; `medium-expert`
-half medium, half the best snapshot. What each policy is worth stands in `behaviours/weights/README.md`.
+stochastically; `medium-replay` a mixture, in equal parts, of the snapshots of its training up to medium;
+`medium-expert` half medium, half the best snapshot. What each policy is worth stands in `behaviours/weights/README.md`.
 
-The steps are rolled out in shards of at most `SHARD_STEPS`, each with its own seed, so the data are a function of (recipe
-version, dataset, seed, steps) and not of the number of workers. A shard has exactly its number of steps: its last
-episode is cut there and marked as truncated. On another processor or with another version of MuJoCo the physics may
-round differently; the fingerprint then says so.
+The steps are rolled out in shards of at most `SHARD_STEPS`, each with its own seed, so the data are a function of
+(recipe version, dataset, seed, steps) and not of the number of workers. A shard has exactly its number of steps: its
+last episode is cut there and marked as truncated. On another processor or with another version of MuJoCo the physics
+may round differently; the fingerprint then says so.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def build(
         source="local",
         dataset_id=dataset_id(dataset, steps, seed),
         env_id=entry["env_id"],
-        action_low=np.float32(entry["action_space"]["low"]),
-        action_high=np.float32(entry["action_space"]["high"]),
+        action_low=np.asarray(entry["action_space"]["low"], dtype=np.float32),
+        action_high=np.asarray(entry["action_space"]["high"], dtype=np.float32),
         recipe={
             "version": RECIPE_VERSION,
             "level": level,

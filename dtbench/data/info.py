@@ -1,0 +1,44 @@
+"""What is in a dataset, for `dtbench data info`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dtbench.data.store import TrajectoryStore
+from dtbench.scores import ReferenceScores
+
+_QUANTILES = {"min": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "max": 1.0}
+
+
+def info(store: TrajectoryStore, reference: ReferenceScores | None = None) -> dict[str, Any]:
+    """Describe a store in plain values: totals, quantiles of returns and lengths, fingerprint.
+
+    Args:
+        reference: also give the returns normalised, × 100.
+    """
+    content: dict[str, Any] = {
+        "dataset": store.metadata["dataset_id"],
+        "environment": store.metadata["env_id"],
+        "folder": str(store.path),
+        "episodes": store.num_episodes,
+        "steps": store.num_steps,
+        "observation_dim": store.observation_dim,
+        "action_dim": store.action_dim,
+        "terminated": int(store.terminations.sum()),
+        "truncated": int((store.truncations & ~store.terminations).sum()),
+        "returns": _describe(store.episode_returns),
+    }
+    if reference is not None:
+        content[f"returns_normalized ({reference.table}, × 100)"] = _describe(
+            100 * reference.normalize(store.episode_returns)
+        )
+    content |= {"lengths": _describe(store.episode_lengths), "recipe": store.metadata["recipe"]}
+    return {**content, "fingerprint": store.fingerprint}
+
+
+def _describe(values: NDArray[Any]) -> dict[str, float]:
+    quantiles = {name: round(float(np.quantile(values, share)), 2) for name, share in _QUANTILES.items()}
+    return {"mean": round(float(values.mean()), 2), "std": round(float(values.std()), 2), **quantiles}

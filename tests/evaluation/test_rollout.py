@@ -1,0 +1,138 @@
+"""Evaluation against gymnasium stepped singly, and together against singly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from dtbench.errors import ConfigError, DataError
+from dtbench.evaluation.envs import episode_seeds, make_environment
+from dtbench.evaluation.rollout import BLOCK, Protocol, evaluate
+from dtbench.models.dt import DecisionTransformer
+from tests.contract import model_config
+
+RNG = np.random.default_rng(0)
+HOPPER = Protocol(
+    env_id="Hopper-v5",
+    max_episode_steps=120,
+    return_scale=1000.0,
+    state_mean=RNG.normal(size=11).astype(np.float32),
+    state_std=RNG.uniform(0.5, 2, size=11).astype(np.float32),
+)
+
+
+def policy(**config) -> DecisionTransformer:
+    """Return a real DT with random weights, large enough that its matrix products are blocked."""
+    dims = {"observation_dim": 11, "action_dim": 3, "max_timesteps": 1000}
+    settings = model_config("dt", width=64, **config)
+    settings["training"]["context_length"] = 7
+    return DecisionTransformer(settings, dims).eval()
+
+
+def singly(model, protocol: Protocol, target: float, seed: int) -> tuple[float, int]:
+    """Evaluate one episode by hand: lists, a window built anew each step, gymnasium stepped singly."""
+    env = gym.make(protocol.env_id, max_episode_steps=protocol.max_episode_steps)
+    observation, _ = env.reset(seed=seed)
+    states, actions, to_go, rewards = [], [], [target / protocol.return_scale], []
+    K = model.context_length
+    while True:
+        states.append((observation - protocol.state_mean) / protocol.state_std)
+        window = {
+            "observations": np.zeros((K, 11)), "actions": np.zeros((K, 3)), "rewards": np.zeros(K),
+            "returns_to_go": np.zeros(K), "timesteps": np.zeros(K), "padding_mask": np.zeros(K),
+        }  # fmt: skip
+        for back in range(min(K, len(states))):
+            step, place = len(states) - 1 - back, K - 1 - back
+            window["observations"][place] = states[step]
+            window["returns_to_go"][place] = to_go[step]
+            window["timesteps"][place] = step
+            window["padding_mask"][place] = 1
+            if back:
+                window["actions"][place] = actions[step]
+                window["rewards"][place] = rewards[step]
+        tensors = {key: torch.tensor(value, dtype=torch.float32)[None] for key, value in window.items()}
+        tensors["timesteps"], tensors["padding_mask"] = tensors["timesteps"].long(), tensors["padding_mask"].bool()
+        block = {key: value.expand(BLOCK, *value.shape[1:]) for key, value in tensors.items()}
+        with torch.no_grad():
+            action = model.act(block)[0].numpy()
+        actions.append(action)
+        observation, reward, terminated, truncated, _ = env.step(np.clip(action, -1, 1))
+        rewards.append(reward / protocol.return_scale)
+        to_go.append(to_go[-1] - (0 if protocol.delayed_reward else reward / protocol.return_scale))
+        if terminated or truncated:
+            return float(np.sum(rewards) * protocol.return_scale), len(rewards)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_equals_gymnasium_stepped_singly(delayed, one_thread):
+    """Footguns 12 and 17: the same returns and lengths, episode by episode, from a hand-written loop."""
+    protocol, model = replace(HOPPER, delayed_reward=delayed), policy()
+    done = evaluate(model, protocol, target=3600, episodes=4, seed=0)
+    for index, seed in enumerate(done.seeds):
+        expected, length = singly(model, protocol, 3600, seed)
+        assert done.lengths[index] == length
+        assert done.returns[index] == pytest.approx(expected, rel=1e-9)  # summed in another order
+
+
+def test_together_and_singly_are_identical():
+    """Bit for bit, although a matrix product may round differently for another number of rows."""
+    model = policy()
+    together = evaluate(model, HOPPER, target=3600, episodes=13, seed=5)
+    assert len(set(together.lengths)) > 1
+    for episodes in (1, 3):
+        part = evaluate(model, HOPPER, target=3600, episodes=episodes, seed=5)
+        assert part.seeds == together.seeds[:episodes]
+        assert part.returns == together.returns[:episodes]
+        assert part.lengths == together.lengths[:episodes]
+
+
+def test_exactly_n_episodes_each_environments_first():
+    done = evaluate(policy(), HOPPER, target=3600, episodes=11, seed=0)
+    assert len(done.returns) == len(done.lengths) == len(set(done.seeds)) == 11
+    assert max(done.lengths) <= 120
+
+
+def test_the_target_is_asked_for():
+    """The return-to-go reaches the model: another target, other behaviour."""
+    model = policy()
+    assert evaluate(model, HOPPER, 3600, 2, 0).returns != evaluate(model, HOPPER, -9000, 2, 0).returns
+
+
+def test_seeds_do_not_depend_on_the_count_and_zero_is_a_seed():
+    assert episode_seeds(0, 3) == episode_seeds(0, 10)[:3]
+    assert episode_seeds(0, 3) != episode_seeds(1, 3)
+
+
+def test_actions_outside_the_space_are_clipped():
+    class Wild:
+        context_length = 2
+
+        def act(self, window):
+            return torch.full((len(window["observations"]), 3), 50.0)
+
+    class Bound(Wild):
+        def act(self, window):
+            return torch.ones(len(window["observations"]), 3)
+
+    assert evaluate(Wild(), HOPPER, 0, 1).returns == evaluate(Bound(), HOPPER, 0, 1).returns
+
+
+def test_mistakes_are_named():
+    with pytest.raises(DataError, match=r"shape \(11,\), the data have \(4,\)"):
+        evaluate(policy(), replace(HOPPER, state_mean=np.zeros(4, np.float32)), 0, 1)
+    with pytest.raises(ConfigError, match="Hoper-v5"):
+        make_environment("Hoper-v5", 10)
+    with pytest.raises(DataError, match="continuous"):
+        evaluate(policy(), replace(HOPPER, env_id="CartPole-v1"), 0, 1)
