@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,12 +46,19 @@ def main() -> None:
     except DtbenchError as error:
         typer.echo(f"dtbench: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("dtbench: interrupted; the same command goes on where this one stopped.", err=True)
-        sys.exit(130)
     except BrokenPipeError:  # `dtbench … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn Ctrl-C into one sentence and exit code 130; click would end without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("dtbench: interrupted; the same command goes on where this one stopped.", err=True)
+        raise typer.Exit(130) from None
 
 
 def _version(wanted: bool) -> None:
@@ -116,7 +125,8 @@ def run(
     if dry_run:
         _print_plans(plans, json_)
         return
-    summary = runner.execute(plans, existing=existing, jobs=jobs)
+    with _interruptible():
+        summary = runner.execute(plans, existing=existing, jobs=jobs)
     _finish(summary, output, json_)
     if summary.failed:
         raise typer.Exit(1)
@@ -167,7 +177,8 @@ def evaluate(
     """Evaluate a trained run again, at other targets or with more episodes; the run's result is left as it is."""
     from dtbench.runner import evaluate_again
 
-    rows = evaluate_again(folder, targets=target, episodes=episodes, seed=seed)
+    with _interruptible():
+        rows = evaluate_again(folder, targets=target, episodes=episodes, seed=seed)
     if json_:
         _echo_json(rows)
         return
@@ -311,7 +322,7 @@ def data_build(
         raise ConfigError(f"--format must be store or minari, not {format_!r}.")
     datasets = _local_datasets(suite, task)
     for number, dataset in enumerate(datasets, start=1):
-        with progress(dataset) as report:
+        with _interruptible(), progress(dataset) as report:
             store = local.build(dataset, steps=steps, workers=workers, progress=report, force=force)
         typer.echo(
             f"{number}/{len(datasets)} {dataset}: {store.num_episodes:,} episodes, {store.num_steps:,} steps, "

@@ -24,7 +24,7 @@ from dtbench.resources import resource
 from dtbench.results import Result, scan
 from dtbench.suites import load_suite
 
-#: Bootstrap repetitions of what is written to a file; rliable's own default is 50,000, which takes ten seconds a model.
+#: Bootstrap repetitions of what is written to a file; rliable's own default is 50,000, at ten seconds and more a model.
 PUBLISHED_REPETITIONS = 10_000
 
 
@@ -135,7 +135,7 @@ def _position(order: list[str], name: str) -> int:
     return order.index(name) if name in order else len(order)
 
 
-def render(root: str | Path, *, figures: str | None = None, repetitions: int = PUBLISHED_REPETITIONS) -> str:
+def render(root: str | Path, *, figures: str | None = None) -> str:
     """Render all results under `root` as markdown; `figures` is the prefix of figure files to refer to.
 
     Raises:
@@ -146,7 +146,7 @@ def render(root: str | Path, *, figures: str | None = None, repetitions: int = P
         raise ResultError(f"{root} holds no results; `dtbench run --output {root}` writes some.")
     parts = ["# dtbench leaderboard"]
     for number, section in enumerate(sections(results)):
-        parts += [f"## {section.title}", *_render_section(section, repetitions)]
+        parts += [f"## {section.title}", *_render_section(section)]
         if figures and _complete(section):
             parts += [f"![Aggregate scores]({figures}-{number}-intervals.svg)"]
             parts += [f"![Performance profile]({figures}-{number}-profile.svg)"]
@@ -195,12 +195,12 @@ def _complete(section: Section) -> dict[str, np.ndarray]:
     return {model: matrix for model, matrix in matrices.items() if matrix is not None}
 
 
-def _render_section(section: Section, repetitions: int) -> list[str]:
+def _render_section(section: Section) -> list[str]:
     if not section.models:
         return ["No run has finished.", *_unfinished(section)]
     return [
         *_task_table(section),
-        *_aggregate_table(section, repetitions),
+        *_aggregate_table(section),
         *_unfinished(section),
         "### Protocol",
         _protocol(section),
@@ -235,23 +235,23 @@ def cell(section: Section, model: str, task: str) -> str:
     return f"{scores.mean():.1f}{spread}{f' (n={len(scores)})' if uneven else ''}"
 
 
-def _aggregate_table(section: Section, repetitions: int) -> list[str]:
-    rows = [_aggregate_row(section, model, repetitions) for model in section.models]
+def _aggregate_table(section: Section) -> list[str]:
+    rows = [_aggregate_row(section, model) for model in section.models]
     headers = ["model", "runs", "IQM", "median", "mean", "optimality gap"]
     return [
         "### Aggregate",
         f"Over all {len(section.tasks)} tasks, × 100, with 95 % stratified bootstrap intervals over seeds "
-        f"({repetitions:,} repetitions, rliable). An interval needs two seeds. A model that lacks a task is incomplete "
-        "and is not averaged over what is there.",
+        f"({PUBLISHED_REPETITIONS:,} repetitions, rliable). An interval needs two seeds. A model that lacks a task is "
+        "incomplete and is not averaged over what is there.",
         _markdown(rows, headers),
     ]
 
 
-def _aggregate_row(section: Section, model: str, repetitions: int) -> list[str]:
+def _aggregate_row(section: Section, model: str) -> list[str]:
     matrix = section.matrix(model)
     if matrix is None:
         return [f"`{model}`", "–", f"incomplete ({section.done(model)} of {len(section.tasks)} tasks)", "–", "–", "–"]
-    estimates = stats.aggregate(matrix, repetitions)
+    estimates = stats.aggregate(matrix, PUBLISHED_REPETITIONS)
     return [f"`{model}`", str(len(matrix)), *(_estimate(estimates[name]) for name in stats.AGGREGATES)]
 
 
@@ -403,7 +403,7 @@ def _is(result: Result, label: str) -> bool:
     return label in (result["model"]["name"], f"{result['model']['name']}+{result['model']['config_hash']}")
 
 
-def compare(root: str | Path, a: str, b: str, repetitions: int = PUBLISHED_REPETITIONS) -> list[dict[str, Any]]:
+def compare(root: str | Path, a: str, b: str) -> list[dict[str, Any]]:
     """Compare two models in every section that has both: difference per common task, probability of improvement.
 
     Raises:
@@ -416,7 +416,7 @@ def compare(root: str | Path, a: str, b: str, repetitions: int = PUBLISHED_REPET
     for model in (a, b):
         if model not in known:
             raise UnknownNameError("model in these results", model, known)
-    comparisons = [_compare(section, a, b, repetitions) for section in found if {a, b} <= set(section.models)]
+    comparisons = [_compare(section, a, b) for section in found if {a, b} <= set(section.models)]
     comparisons = [comparison for comparison in comparisons if comparison["tasks"]]
     if not comparisons:
         raise ResultError(
@@ -425,7 +425,7 @@ def compare(root: str | Path, a: str, b: str, repetitions: int = PUBLISHED_REPET
     return comparisons
 
 
-def _compare(section: Section, a: str, b: str, repetitions: int) -> dict[str, Any]:
+def _compare(section: Section, a: str, b: str) -> dict[str, Any]:
     common = [task for task in section.tasks if (a, task) in section.cells and (b, task) in section.cells]
     scores = {
         model: {task: {r["seed"]: seed_score(r) for r in section.cells[model, task]} for task in common}
@@ -438,7 +438,7 @@ def _compare(section: Section, a: str, b: str, repetitions: int) -> dict[str, An
     improvement = None
     of_a, of_b = _common_seeds(scores[a]), _common_seeds(scores[b])
     if len(of_a) and len(of_b):
-        estimate = stats.probability_of_improvement(of_a, of_b, repetitions)
+        estimate = stats.probability_of_improvement(of_a, of_b)
         improvement = {"value": estimate.value, "interval": list(estimate.interval) if estimate.interval else None}
     return {"section": section.title, "a": a, "b": b, "tasks": tasks, "probability_of_improvement": improvement}
 

@@ -12,7 +12,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from dtbench.config import RunConfig
 from dtbench.console import err
@@ -82,7 +82,7 @@ def fit(
         strategy=hardware.strategy,
         precision=hardware.precision,  # type: ignore[arg-type]
         callbacks=[stopwatch, *_checkpoints(config, folder), *_progress_bar(), *(callbacks or [])],
-        logger=[TensorBoardLogger(folder, name="", version="tensorboard"), CSVLogger(folder, name="", version="csv")],
+        logger=_loggers(folder),
         log_every_n_steps=config.training.log_every,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # ranks draw their own windows (data/windows.py)
@@ -138,6 +138,15 @@ def _checkpoints(config: RunConfig, folder: Path) -> list[Callback]:
             save_top_k=1,
             enable_version_counter=False,
         )
+    ]
+
+
+def _loggers(folder: Path) -> list[Logger]:
+    """TensorBoard and CSV; a resumed run starts another CSV file, because the logger would overwrite the first."""
+    part = len(list(folder.glob("csv/part-*")))
+    return [
+        TensorBoardLogger(folder, name="", version="tensorboard"),
+        CSVLogger(folder, name="csv", version=f"part-{part}"),
     ]
 
 

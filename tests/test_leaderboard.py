@@ -1,0 +1,148 @@
+"""Tables: what stands in a cell, what is never averaged or mixed, and equal bytes for equal results."""
+
+from __future__ import annotations
+
+import pytest
+import scipy.stats
+from rich.console import Console
+
+from dtbench import leaderboard, stats
+from dtbench.errors import ResultError, UnknownNameError
+from tests import samples
+
+render = leaderboard.render
+
+
+@pytest.fixture(autouse=True)
+def few_repetitions(monkeypatch):
+    """Enough for tables that are only read by these tests."""
+    monkeypatch.setattr(leaderboard, "PUBLISHED_REPETITIONS", 50)
+    for measure in (stats.aggregate, stats.probability_of_improvement, stats.performance_profile):
+        monkeypatch.setattr(measure, "__defaults__", (50,))
+
+
+def row(text: str, model: str, heading: str) -> list[str]:
+    """Return the cells of a model's row in the table under a heading."""
+    part = text.split(f"### {heading}")[1].split("###")[0]
+    line = next(line for line in part.splitlines() if line.startswith(f"| `{model}`"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_cells_are_mean_and_spread_over_seeds_times_100(tmp_path):
+    samples.save_suite(tmp_path)
+    # Seeds score 0.40 and 0.42 on the first task: mean 41, sample standard deviation 0.02/sqrt(2) = 1.414 %.
+    assert row(render(tmp_path), "dt", "Scores per task")[1] == "41.0 ± 1.4"
+
+
+def test_aggregate_is_the_trimmed_mean_with_an_interval(tmp_path):
+    samples.save_suite(tmp_path)
+    scores = [0.4 + 0.05 * task + 0.02 * seed for task in range(9) for seed in range(2)]
+    iqm = row(render(tmp_path), "dt", "Aggregate")[2]
+    assert iqm.startswith(f"{100 * scipy.stats.trim_mean(scores, 0.25):.1f} [")
+
+
+def test_one_seed_has_no_spread_and_no_interval(tmp_path):
+    samples.save_suite(tmp_path, seeds=(0,))
+    text = render(tmp_path)
+    assert row(text, "dt", "Scores per task")[1] == "40.0"
+    assert row(text, "dt", "Aggregate")[2].endswith("[n/a]")
+    assert "one seed: the mean alone" in text
+
+
+def test_an_incomplete_model_is_never_averaged(tmp_path):
+    samples.save_suite(tmp_path)
+    samples.save(tmp_path, samples.result("gpt2_dtma", score=0.99))
+    text = render(tmp_path)
+    assert row(text, "gpt2_dtma", "Scores per task")[1:3] == ["99.0 (n=1)", "–"]
+    assert row(text, "gpt2_dtma", "Aggregate")[2:] == ["incomplete (1 of 9 tasks)", "–", "–", "–"]
+
+
+def test_failed_runs_are_listed_with_their_reason(tmp_path):
+    samples.save_suite(tmp_path)
+    error = {"type": "ValueError", "message": "loss is\nNaN", "traceback": ""}
+    samples.save(tmp_path, samples.result("gpt2_dtma", status="failed", error=error, scores=None, training=None))
+    assert "- `gpt2_dtma` on hopper-medium, seed 0: failed: ValueError: loss is NaN" in render(tmp_path)
+
+
+def test_only_the_score_target_is_ranked(tmp_path):
+    """Footgun 24: another target's better score is a diagnostic."""
+    content = samples.result(score=0.3)
+    better = {"returns": [1.0, 1.0], "lengths": [1, 1], "normalized": [0.9, 0.9]}
+    content["scores"]["per_target"]["1800.0"] = better
+    samples.save(tmp_path, content)
+    text = render(tmp_path)
+    assert row(text, "dt", "Scores per task")[1] == "30.0"
+    assert row(text, "dt", "Diagnostics: other return targets (not ranked)")[2] == "3600 → 30.0, 1800 → 90.0"
+
+
+def test_sources_and_presets_are_sections_of_their_own(tmp_path):
+    """Footgun 26: D4RL's and locally built data are different data: never in one column."""
+    samples.save(tmp_path, samples.result())
+    samples.save(tmp_path, samples.result(preset="paper"))
+    other = samples.result(score=0.9)
+    other["task"]["source"] = "d4rl"
+    samples.save(tmp_path, other)
+    found = leaderboard.sections(leaderboard.scan(tmp_path)[0])
+    expected = [("d4rl", "quick"), ("local", "paper"), ("local", "quick")]
+    assert [(section.source, section.preset) for section in found] == expected
+    assert all(len(section.finished) == 1 for section in found)
+
+
+def test_different_data_of_one_task_are_refused(tmp_path):
+    samples.save(tmp_path, samples.result())
+    other = samples.result(seed=1)
+    other["task"]["fingerprint"] = "e" * 64
+    samples.save(tmp_path, other)
+    with pytest.raises(ResultError, match="hopper-medium come from different data"):
+        render(tmp_path)
+
+
+def test_changed_configurations_are_rows_of_their_own(tmp_path):
+    samples.save(tmp_path, samples.result(score=0.2))
+    changed = samples.result(score=0.8)
+    changed["model"] |= {"config_hash": "xyz", "is_preset_config": False}
+    samples.save(tmp_path, changed)
+    text = render(tmp_path)
+    assert row(text, "dt", "Scores per task")[1] == "20.0"
+    assert row(text, "dt+xyz", "Scores per task")[1] == "80.0"
+    assert "changed by the user" in row(text, "dt+xyz", "Models")[5]
+
+
+def test_equal_results_give_equal_bytes(tmp_path):
+    samples.save_suite(tmp_path / "r")
+    samples.save_suite(tmp_path / "r", "gpt2_dtma", base=0.45)
+    written = []
+    for folder in ("a", "b"):
+        leaderboard.write(tmp_path / "r", tmp_path / folder / "board.md")
+        written.append({file.name: file.read_bytes() for file in (tmp_path / folder).iterdir()})
+    assert written[0] == written[1]
+    assert set(written[0]) == {"board.md", "board-0-intervals.svg", "board-0-profile.svg"}
+    assert leaderboard.check(tmp_path / "r", tmp_path / "a" / "board.md")
+    samples.save(tmp_path / "r", samples.result(seed=0, score=0.41))
+    assert not leaderboard.check(tmp_path / "r", tmp_path / "a" / "board.md")
+
+
+def test_compare_reports_differences_and_probability(tmp_path):
+    samples.save_suite(tmp_path)
+    samples.save_suite(tmp_path, "gpt2_dtma", base=0.5)
+    (comparison,) = leaderboard.compare(tmp_path, "gpt2_dtma", "dt")
+    assert [row["difference"] for row in comparison["tasks"]] == pytest.approx([0.1] * 9)
+    assert comparison["probability_of_improvement"]["value"] == 1.0
+    with pytest.raises(UnknownNameError, match="did you mean 'dt'"):
+        leaderboard.compare(tmp_path, "gpt2_dtma", "dtt")
+
+
+def test_console_table_shows_scores_and_weights(tmp_path):
+    samples.save_suite(tmp_path)
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(leaderboard.console_table(leaderboard.scan(tmp_path)[0]))
+    text = console.export_text()
+    assert "41.0 ± 1.4" in text
+    assert "random" in text
+
+
+def test_empty_and_missing_folders_are_named(tmp_path):
+    with pytest.raises(ResultError, match="holds no results"):
+        render(tmp_path)
+    with pytest.raises(ResultError, match="no folder"):
+        render(tmp_path / "nowhere")

@@ -1,0 +1,249 @@
+"""The main job from the command line: plan, train, evaluate, record, rank; interrupt and go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dtbench import cli, runner
+from dtbench.errors import ConfigError
+from dtbench.results import read_result
+
+TASK = "hopper-medium"
+RUN = ("run", "--suite", "d4rl-short", "--preset", "smoke", "--task", TASK)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """One folder of built data for all tests here."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def use_home(home, monkeypatch):
+    monkeypatch.setenv("DTBENCH_HOME", str(home))
+
+
+def dtbench(*words: object, expect: int = 0) -> str:
+    """Run the command line in this process and return what it printed."""
+    done = CliRunner().invoke(cli.app, [str(word) for word in words])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == expect, done.output
+    return done.output
+
+
+def process(*words: object, home: Path, **options) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does, in a process of its own."""
+    environment = {**os.environ, "DTBENCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dtbench.cli", *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, **options)
+
+
+def only_result(folder: Path) -> dict:
+    (path,) = folder.glob("*@*/*/*/*/*/seed-*.json")
+    return read_result(path)
+
+
+def test_run_records_ranks_and_skips_what_is_done(tmp_path):
+    text = dtbench(*RUN, "--model", "dt,gpt2_dtma", "--output", tmp_path)
+    assert "preset smoke (asked for)" in text
+    assert "Leaderboard: " in text
+    for model in ("dt", "gpt2_dtma"):
+        path = tmp_path / "d4rl-short@1" / "local" / "smoke" / model / TASK / "seed-0.json"
+        result = json.loads(path.read_text())
+        assert result["status"] == "ok"
+        assert (result["task"]["id"], result["model"]["name"]) == (TASK, model)
+        assert len(result["scores"]["normalized"]) == result["evaluation"]["episodes"] == 2
+        assert result["task"]["fingerprint"]
+        random, expert = result["task"]["reference"]["random"], result["task"]["reference"]["expert"]
+        expected = [(value - random) / (expert - random) for value in result["scores"]["returns"]]
+        assert result["scores"]["normalized"] == pytest.approx(expected)
+    assert "random (2 × 32, 2 heads)" in (tmp_path / "leaderboard.md").read_text()
+    before = path.read_bytes()
+    assert "2 of 2 runs are finished already" in dtbench(*RUN, "--model", "dt,gpt2_dtma", "--output", tmp_path)
+    assert path.read_bytes() == before
+    dtbench("leaderboard", tmp_path, "--out", tmp_path / "again.md")
+    assert "gpt2_dtma" in (tmp_path / "again.md").read_text()
+
+
+def test_evaluate_again_repeats_the_score(tmp_path):
+    dtbench(*RUN, "--model", "dt", "--output", tmp_path)
+    result = only_result(tmp_path)
+    (folder,) = tmp_path.glob("*@*/*/*/*/*/seed-0")
+    rows = json.loads(dtbench("evaluate", folder, "--json"))
+    assert rows[0]["returns"] == result["scores"]["returns"]
+    rows = json.loads(dtbench("evaluate", folder, "--target", "100", "--target", "5000", "--episodes", "1", "--json"))
+    assert [(row["target"], len(row["returns"])) for row in rows] == [(100.0, 1), (5000.0, 1)]
+
+
+def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
+    from dtbench.models.dt import DecisionTransformer
+
+    def explode(self, batch):
+        raise ValueError("the loss exploded")
+
+    monkeypatch.setattr(DecisionTransformer, "loss", explode)
+    text = dtbench(*RUN, "--model", "dt,gpt2_dtma", "--output", tmp_path, expect=1)
+    assert "1 runs failed" in text
+    statuses = {}
+    for path in tmp_path.glob("*@*/*/*/*/*/seed-*.json"):
+        result = json.loads(path.read_text())
+        statuses[result["model"]["name"]] = result["status"]
+        if result["status"] == "failed":
+            assert result["error"]["message"] == "the loss exploded"
+            assert "Traceback" in result["error"]["traceback"]
+    assert statuses == {"dt": "failed", "gpt2_dtma": "ok"}
+    monkeypatch.undo()
+    dtbench(*RUN, "--model", "dt", "--output", tmp_path)  # a failed run is planned again
+
+
+def test_existing_results_can_be_refused_or_done_again(tmp_path):
+    dtbench(*RUN, "--model", "dt", "--output", tmp_path)
+    plans = runner.plan_runs(runner.load_suite("d4rl-short"), ["dt"], output=tmp_path, preset="smoke", tasks=[TASK])
+    with pytest.raises(ConfigError, match="exists; choose --existing"):
+        runner.execute(plans, existing="fail")
+    with pytest.raises(ConfigError, match="skip, rerun or fail"):
+        runner.execute(plans, existing="overwrite")
+    first = only_result(tmp_path)
+    runner.execute(plans, existing="rerun")
+    second = only_result(tmp_path)
+    assert second["provenance"]["finished"] >= first["provenance"]["finished"]
+    assert second["scores"] == first["scores"]  # the same seed gives the same run
+
+
+def test_changed_configuration_is_another_identity(tmp_path):
+    dtbench(*RUN, "--model", "dt", "--output", tmp_path)
+    dtbench(*RUN, "--model", "dt", "--output", tmp_path, "--set", "optimizer.learning_rate=0.01")
+    folders = sorted(path.parent.parent.name for path in tmp_path.glob("*@*/*/*/*/*/seed-0.json"))
+    assert folders[0] == "dt"
+    assert folders[1].startswith("dt+")
+
+
+LONG = ("--set", "training.steps=400", "--set", "training.checkpoint_every=20", "--set", "training.log_every=1")
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Return step → logged loss, of all pieces of an interrupted run."""
+    import csv
+
+    found = {}
+    for file in folder.glob("*@*/*/*/*/*/seed-0/csv/*/metrics.csv"):
+        with file.open() as content:
+            found |= {
+                int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(content) if row["train/loss"]
+            }
+    return found
+
+
+def test_interrupted_by_ctrl_c_the_same_line_ends_where_an_uninterrupted_run_does(tmp_path, home):
+    command = (*RUN, "--model", "dt", *LONG, "--output")
+    whole = process(*command, tmp_path / "whole", home=home)
+    assert whole.returncode == 0, whole.stderr
+    environment = {**os.environ, "DTBENCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "dtbench.cli", *command, str(tmp_path / "parts")]
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as child:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "parts").rglob("latest.ckpt")):
+            assert time.monotonic() < deadline, "no checkpoint appeared"
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == 130, said
+    assert "interrupted; the same command goes on" in said
+    assert "Traceback" not in said
+    assert only_result(tmp_path / "parts")["status"] == "interrupted"
+    resumed = process(*command, tmp_path / "parts", home=home)
+    assert resumed.returncode == 0, resumed.stderr
+    one, other = only_result(tmp_path / "whole"), only_result(tmp_path / "parts")
+    assert one["scores"] == other["scores"]
+    assert one["training"]["final_loss"] == other["training"]["final_loss"]
+    curve = losses(tmp_path / "parts")
+    assert len(curve) > 300  # what the killed process had not flushed may be missing, the rest is there
+    assert curve.items() <= losses(tmp_path / "whole").items()
+
+
+def test_side_by_side_gives_the_same_results(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    dtbench(*RUN, "--model", "dt", "--seeds", "0,1", "--jobs", "2", "--output", tmp_path / "two")
+    dtbench(*RUN, "--model", "dt", "--seeds", "0-1", "--output", tmp_path / "one")
+    for seed in (0, 1):
+        parts = [next((tmp_path / name).glob(f"*@*/*/*/*/*/seed-{seed}.json")) for name in ("one", "two")]
+        assert read_result(parts[0])["scores"] == read_result(parts[1])["scores"]
+
+
+def test_two_devices_train_one_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = ("--devices", "2", "--accelerator", "cpu", "--set", "hardware.strategy=ddp")
+    dtbench(*RUN, "--model", "gpt2_dtma", *options, "--output", tmp_path)
+    assert only_result(tmp_path)["training"]["world_size"] == 2
+
+
+MISTAKES = {
+    ("run", "--model", "gpt2_dmta"): "did you mean 'gpt2_dtma'",
+    ("run", "--model", "dt", "--suite", "d4rl-shrot"): "did you mean 'd4rl-short'",
+    ("run", "--model", "dt", "--preset", "quik"): "did you mean 'quick'",
+    ("run", "--model", "dt", "--task", "hopper-medum"): "did you mean 'hopper-medium'",
+    ("run", "--model", "dt", "--source", "minary"): "Unknown source 'minary'",
+    ("run", "--model", "dt", "--seeds", "one"): "not a list of seeds",
+    ("run", "--model", "dt", "--seeds", "0,0"): "must be distinct",
+    ("run", "--model", "dt", "--set", "training.stepz=1"): "did you mean 'steps'",
+    ("run", "--model", "dt", "--config", "nowhere.yaml"): "There is no file nowhere.yaml",
+    ("show", "suite", "d4rl"): "Unknown suite 'd4rl'",
+    ("show", "model", "td"): "Unknown model 'td'",
+    ("leaderboard", "nowhere"): "There is no folder nowhere",
+    ("evaluate", "nowhere"): "not the folder of a run",
+    ("data", "info", "hopper-medium", "--steps", "77"): "is not built",
+    ("data", "info", "hoper-medium"): "did you mean 'hopper-medium'",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
+def test_mistakes_get_one_sentence_and_exit_code_2(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dtbench", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert MISTAKES[words] in said[-1]
+    assert len([line for line in said if not line.startswith("dtbench 0")]) == 1
+
+
+def test_lists_and_shows_print_json():
+    assert {"dt", "gpt2_dtma"} <= {row["name"] for row in json.loads(dtbench("list", "models", "--json"))}
+    assert "d4rl-short" in {row["name"] for row in json.loads(dtbench("list", "suites", "--json"))}
+    assert {"smoke", "quick", "paper"} <= {row["name"] for row in json.loads(dtbench("list", "presets", "--json"))}
+    suite = json.loads(dtbench("show", "suite", "d4rl-short", "--json"))
+    assert len(suite["tasks"]) == 9
+    assert json.loads(dtbench("show", "model", "dt", "--json"))["config"]["training"]["steps"] == 100_000
+    assert "hopper-medium-replay" in dtbench("show", "suite", "d4rl-short")
+
+
+def test_dry_run_plans_and_does_nothing(tmp_path):
+    plans = json.loads(
+        CliRunner().invoke(cli.app, [*RUN, "--model", "dt", "--dry-run", "--json", "-o", str(tmp_path)]).stdout
+    )
+    assert [(plan["model"], plan["task"], plan["finished"]) for plan in plans] == [("dt", TASK, False)]
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_commands(home):
+    dtbench("data", "build", "d4rl-short", "--task", TASK, "--steps", "300")
+    assert json.loads(dtbench("data", "info", TASK, "--steps", "300", "--json"))["steps"] == 300
+    assert "fingerprint says" in dtbench("data", "verify", TASK, "--steps", "300")
+
+
+def test_help_needs_neither_torch_nor_lightning():
+    code = (
+        "import sys, dtbench.cli; print(sorted({'torch', 'lightning', 'gymnasium', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
