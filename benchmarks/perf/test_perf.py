@@ -1,0 +1,117 @@
+"""Speed of the parts that a run spends its time in. Not part of the tests: no bound is asserted here.
+
+    pytest benchmarks/perf --benchmark-columns=min,median,iqr,rounds
+
+Absolute times belong to a machine; README.md beside this file says which and gives the ratios.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from dtbench.config import compose, load_preset
+from dtbench.data.store import Episode, TrajectoryStore, build_store
+from dtbench.data.windows import WindowOptions, Windows
+from dtbench.evaluation.rollout import Protocol, evaluate
+from dtbench.registry import model_entry
+from dtbench.suites import load_suite
+
+STEPS, LENGTH, OBSERVATION_DIM, ACTION_DIM = 1_000_000, 1000, 11, 3
+EVALUATION_STEPS = 50
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory) -> TrajectoryStore:
+    """A random store of 1,000,000 steps with Hopper's dimensions."""
+    rng = np.random.default_rng(0)
+    ended = np.arange(LENGTH) == LENGTH - 1
+
+    def episodes():
+        for _ in range(STEPS // LENGTH):
+            yield Episode(
+                rng.normal(size=(LENGTH + 1, OBSERVATION_DIM)).astype(np.float32),
+                rng.uniform(-1, 1, size=(LENGTH, ACTION_DIM)).astype(np.float32),
+                rng.normal(size=LENGTH).astype(np.float32),
+                np.zeros(LENGTH, dtype=bool),
+                ended,
+            )
+
+    bound = np.ones(ACTION_DIM, dtype=np.float32)
+    names = {"source": "test", "dataset_id": "perf", "env_id": "Hopper-v5"}
+    return build_store(tmp_path_factory.mktemp("perf") / "s", episodes(), **names, action_low=-bound, action_high=bound)
+
+
+@pytest.fixture(scope="session")
+def windows(store) -> Windows:
+    return Windows(store, WindowOptions(20, return_scale=1000.0))
+
+
+def module(name: str, preset: str):
+    entry, suite = model_entry(name), load_suite("d4rl-short")
+    config = compose(name, entry.load().Config, entry.defaults, load_preset(preset), suite, suite.tasks[0])
+    dims = {"observation_dim": OBSERVATION_DIM, "action_dim": ACTION_DIM, "max_timesteps": 1000}
+    return entry.load()(config.to_dict(), dims)
+
+
+def test_open_a_store_of_a_million_steps(benchmark, store):
+    benchmark(TrajectoryStore.open, store.path)
+
+
+def test_window_batch(benchmark, windows):
+    """64 windows of K 20, drawn and gathered."""
+    steps = iter(range(10**9))
+    benchmark(lambda: windows.gather(windows.draw(64, seed=0, step=next(steps))))
+
+
+def test_window_batch_by_a_loop_over_samples(benchmark, windows):
+    """The same windows one by one and stacked, as a Dataset with a collate function would."""
+    steps = iter(range(10**9))
+
+    def batch():
+        starts = windows.draw(64, seed=0, step=next(steps))
+        samples = [windows.gather(start[None]) for start in starts]
+        return {key: torch.cat([sample[key] for sample in samples]) for key in samples[0]}
+
+    benchmark(batch)
+
+
+@pytest.mark.parametrize(("name", "preset"), [("dt", "paper"), ("gpt2_dtma", "quick")])
+def test_training_step(benchmark, windows, name, preset):
+    """Forward, backward, clip and update on a batch of 64 × K 20."""
+    model = module(name, preset).train()
+    optimizer = model.configure_optimizers()["optimizer"]
+    model.step, steps = 0, iter(range(10**9))
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        model.loss(windows.gather(windows.draw(64, seed=0, step=next(steps))))[0].backward()
+        model.configure_gradient_clipping(optimizer)
+        optimizer.step()
+
+    benchmark.pedantic(step, rounds=15, warmup_rounds=3)
+
+
+@pytest.mark.parametrize("episodes", [1, 10, 100])
+def test_evaluation(benchmark, windows, episodes):
+    """50 steps of HalfCheetah in so many environments at once (its episodes do not end early), DT of the paper."""
+    cheetah = Protocol("HalfCheetah-v5", EVALUATION_STEPS, 1000.0, np.zeros(17, np.float32), np.ones(17, np.float32))
+    entry, suite = model_entry("dt"), load_suite("d4rl-short")
+    config = compose("dt", entry.load().Config, entry.defaults, load_preset("paper"), suite, suite.tasks[0])
+    model = entry.load()(config.to_dict(), {"observation_dim": 17, "action_dim": 6, "max_timesteps": 1000}).eval()
+    benchmark.pedantic(evaluate, args=(model, cheetah, 6000.0, episodes), rounds=5, warmup_rounds=1)
+    benchmark.extra_info["env_steps_per_s"] = round(episodes * EVALUATION_STEPS / benchmark.stats.stats.median)
+
+
+def test_help(benchmark):
+    benchmark.pedantic(
+        subprocess.run,
+        args=([sys.executable, "-m", "dtbench.cli", "--help"],),
+        kwargs={"check": True, "capture_output": True},
+        rounds=5,
+        warmup_rounds=1,
+    )
