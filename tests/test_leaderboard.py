@@ -88,6 +88,15 @@ def test_sources_and_presets_are_sections_of_their_own(tmp_path):
     assert all(len(section.finished) == 1 for section in found)
 
 
+def test_the_reference_tables_name_travels_with_the_score(tmp_path):
+    """Footgun 25: three Atari tables circulate; a normalised score without its table's name says little."""
+    samples.save(tmp_path, samples.result())
+    other = samples.result(task="walker2d-medium")
+    other["task"]["reference"]["table"] = "another"
+    samples.save(tmp_path, other)
+    assert "(reference table: another, d4rl)" in render(tmp_path)
+
+
 def test_different_data_of_one_task_are_refused(tmp_path):
     samples.save(tmp_path, samples.result())
     other = samples.result(seed=1)

@@ -42,6 +42,18 @@ def test_folder_written_by_transformers_gives_the_same_outputs(gpt2_folder):
     assert backbone.description.startswith("tiny-gpt2 (sha256 ")
 
 
+def test_gpt2s_position_table_is_unused(gpt2_folder):
+    """Footgun 8: timesteps are embedded, so GPT-2's own positions are left out whatever they hold."""
+    folder, model = gpt2_folder
+    weights = load_backbone(str(folder), SCRATCH, dropout=0.1).weights
+    with torch.no_grad():
+        model.transformer.wpe.weight.normal_()
+    model.save_pretrained(folder)
+    again = load_backbone(str(folder), SCRATCH, dropout=0.1).weights
+    assert weights.keys() == again.keys()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
 def test_gate_keeps_its_own_initial_weights(gpt2_folder):
     backbone = load_backbone(str(gpt2_folder[0]), SCRATCH, dropout=0.1)
     trunk = Trunk(backbone.config, lambda trunk, layer: HeadGatedAttention(trunk))

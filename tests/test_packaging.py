@@ -1,0 +1,72 @@
+"""Footgun 22: suites, presets, baselines and policies are found in a wheel, an sdist and an editable install alike."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from hatchling.builders.sdist import SdistBuilder
+from hatchling.builders.wheel import WheelBuilder
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("benchmarks/suites", "benchmarks/presets", "baselines")
+SHIPPED = {file.relative_to(ROOT).as_posix() for folder in FOLDERS for file in (ROOT / folder).rglob("*.*")}
+ASK = """
+from dtbench.config import load_preset, preset_names
+from dtbench.data.behaviours.policy import load_actor, manifest
+from dtbench.registry import MODELS
+from dtbench.suites import load_suite, suite_names
+import dtbench
+print(dtbench.__file__)
+assert [load_suite(name) for name in suite_names()] and [load_preset(name) for name in preset_names()]
+assert all(entry.defaults.is_file() for entry in MODELS.values())
+assert all(load_actor(name, 0) for name in manifest())
+"""
+
+
+def ask(folder: Path, elsewhere: Path) -> str:
+    """Load everything shipped from `folder` in a fresh process that stands somewhere else."""
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    return Path(
+        next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path_factory.mktemp("dist")), versions=["standard"]))
+    )
+
+
+def test_wheel(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as content:
+        assert {f"dtbench/_resources/{name}" for name in SHIPPED} <= set(content.namelist())
+        content.extractall(tmp_path / "site")
+    assert ask(tmp_path / "site", tmp_path).startswith(str(tmp_path / "site"))
+
+
+def test_wheel_is_small(wheel):
+    assert wheel.stat().st_size < 10e6  # the shipped policies are about 5 MB
+
+
+def test_sdist(tmp_path):
+    built = next(SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
+    with tarfile.open(built) as content:
+        names = {name.partition("/")[2] for name in content.getnames()}
+        assert names >= SHIPPED
+        content.extractall(tmp_path / "src", filter="data")
+    (folder,) = (tmp_path / "src").iterdir()
+    assert ask(folder, tmp_path).startswith(str(folder))
+
+
+def test_checkout(tmp_path):
+    """As an editable install sees it."""
+    assert ask(ROOT, tmp_path).startswith(str(ROOT))
