@@ -93,6 +93,7 @@ def run(
     config: Annotated[Path | None, typer.Option(help="YAML file merged over preset and suite.")] = None,
     existing: Annotated[str, typer.Option(help="Finished runs found in --output: skip, rerun or fail.")] = "skip",
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs side by side, a process each.")] = 1,
+    launcher: Annotated[str, typer.Option(help="local, or ray for a Ray cluster (needs the extra `ray`).")] = "local",
     accelerator: Annotated[str | None, typer.Option(help="Lightning's accelerator: auto, cpu, gpu.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices per run; more than one means DDP.")] = None,
     precision: Annotated[str | None, typer.Option(help="Lightning's precision, e.g. 32-true or bf16-mixed.")] = None,
@@ -126,7 +127,7 @@ def run(
         _print_plans(plans, json_)
         return
     with _interruptible():
-        summary = runner.execute(plans, existing=existing, jobs=jobs)
+        summary = runner.execute(plans, existing=existing, jobs=jobs, launcher=launcher)
     _finish(summary, output, json_)
     if summary.failed:
         raise typer.Exit(1)
@@ -188,6 +189,23 @@ def evaluate(
             f"{100 * row['normalized_std']:.1f}, return {row['return_mean']:.1f} ± {row['return_std']:.1f} "
             f"over {len(row['returns'])} episodes"
         )
+
+
+@app.command()
+def record(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, …/<task>/seed-<n>.")],
+    out: Annotated[Path, typer.Option(help="Video file to write, e.g. hopper.mp4 or hopper.gif.")],
+    target: Annotated[float | None, typer.Option(help="Return to ask for. Default: the score target.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the environment.")] = 0,
+) -> None:
+    """Film one episode of a trained run (needs the extra `video`)."""
+    from dtbench.evaluation.record import record as film
+    from dtbench.runner import open_run
+
+    run_file, module, protocol = open_run(folder)
+    with _interruptible():
+        done = film(module, protocol, run_file["task"]["score_target"] if target is None else target, out, seed)
+    typer.echo(f"Wrote {out}: {done.lengths[0]} steps, return {done.returns[0]:.1f}")
 
 
 @app.command()

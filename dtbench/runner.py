@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import statistics
 import traceback
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dtbench.config import RunConfig, compose, load_preset
 from dtbench.console import err, progress, quieten_libraries
-from dtbench.errors import ConfigError
+from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.registry import ModelEntry, model_entry
 from dtbench.scores import ReferenceScores
 from dtbench.suites import Suite, Task, load_suite
@@ -26,6 +28,7 @@ if TYPE_CHECKING:  # torch and Lightning are imported when something runs, so th
     from dtbench.models.base import OfflineModule
 
 EXISTING = ("skip", "rerun", "fail")
+LAUNCHERS = {"local": "dtbench.launchers.local", "ray": "dtbench.launchers.ray"}
 DONE, FAILED, INTERRUPTED = "ok", "failed", "interrupted"
 #: In a run's folder: what `evaluate` needs beside the weights, and what its checkpoints belong to.
 RUN_FILE = "run.json"
@@ -134,6 +137,7 @@ def run(
     overrides: Sequence[str] = (),
     existing: str = "skip",
     jobs: int = 1,
+    launcher: str = "local",
 ) -> RunSummary:
     """Train, evaluate and record `models` on the tasks of `suite`: the command `dtbench run` as a function.
 
@@ -143,6 +147,7 @@ def run(
         overrides: `section.key=value`, as `--set`.
         existing: what to do with a finished run: `skip`, `rerun` or `fail`.
         jobs: runs in parallel, each in a process of its own.
+        launcher: `local` for this machine, `ray` for a Ray cluster (extra `ray`).
     """
     plans = plan_runs(
         load_suite(suite) if isinstance(suite, str) else suite,
@@ -155,10 +160,10 @@ def run(
         file=Path(file) if file else None,
         overrides=overrides,
     )
-    return execute(plans, existing=existing, jobs=jobs)
+    return execute(plans, existing=existing, jobs=jobs, launcher=launcher)
 
 
-def execute(plans: Sequence[RunPlan], *, existing: str = "skip", jobs: int = 1) -> RunSummary:
+def execute(plans: Sequence[RunPlan], *, existing: str = "skip", jobs: int = 1, launcher: str = "local") -> RunSummary:
     """Do the planned runs; a failing one is recorded and the others go on.
 
     Raises:
@@ -166,15 +171,16 @@ def execute(plans: Sequence[RunPlan], *, existing: str = "skip", jobs: int = 1) 
         ResultError: a result could not be written.
         KeyboardInterrupt: after the current run was recorded as interrupted.
     """
-    from dtbench.launchers import local
-
+    if launcher not in LAUNCHERS:
+        raise UnknownNameError("launcher", launcher, LAUNCHERS)
     todo = _not_done(plans, existing)
     skipped = len(plans) - len(todo)
     if skipped:
         err.print(f"{skipped} of {len(plans)} runs are finished already and are skipped.")
     prepare_data(todo)
-    if jobs > 1 or any(plan.config.hardware.devices > 1 for plan in todo):
-        statuses = local.run_all(todo, jobs)
+    if launcher != "local" or jobs > 1 or any(plan.config.hardware.devices > 1 for plan in todo):
+        module = importlib.import_module(LAUNCHERS[launcher])
+        statuses = module.run_all(todo, jobs)
     else:
         statuses = [run_one(plan, f"{number}/{len(todo)}") for number, plan in enumerate(todo, start=1)]
     failed = sum(status != DONE for status in statuses)
@@ -245,17 +251,20 @@ def run_one(plan: RunPlan, number: str = "1/1") -> str:
 
     quieten_libraries()
     started = provenance.now()
+    first_rank = int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0
     try:
         parts = _train_and_evaluate(plan, number)
         status, error = DONE, None
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
-        write_result(plan.result_path, new_result(_identity(plan), INTERRUPTED, started))
+        if first_rank:
+            write_result(plan.result_path, new_result(_identity(plan), INTERRUPTED, started))
         raise KeyboardInterrupt from None
     except Exception as failure:  # noqa: BLE001 - whatever a model raises must not stop the other runs
         status, parts = FAILED, {}
         error = {"type": type(failure).__name__, "message": str(failure), "traceback": traceback.format_exc()}
         err.print(f"[red]{number} {plan.label}: failed[/red]: {type(failure).__name__}: {failure}", markup=True)
-    write_result(plan.result_path, new_result(_identity(plan), status, started, error=error, **parts))
+    if first_rank:  # the others trained with it and have nothing to add
+        write_result(plan.result_path, new_result(_identity(plan), status, started, error=error, **parts))
     return status
 
 
@@ -428,30 +437,14 @@ def evaluate_again(
     Raises:
         ConfigError: the folder holds no finished run.
     """
-    import numpy as np
+    from dtbench.evaluation.rollout import evaluate
 
-    from dtbench.evaluation.rollout import Protocol, evaluate
-    from dtbench.training import FINAL, load_weights
-
-    folder = Path(folder)
-    try:
-        run_file = json.loads((folder / RUN_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder} is not the folder of a run (it has no {RUN_FILE}): name …/seed-<n>.") from error
-    if not (folder / FINAL).is_file():
-        raise ConfigError(f"The run in {folder} is not trained yet (it has no {FINAL}); run it first.")
-    model, task = run_file["model"], run_file["task"]
-    module = model_entry(model["name"]).load()(model["config"], run_file["dims"], run_file["seed"])
-    load_weights(module, folder / FINAL)
-    module.eval()
-    settings = dict(run_file["protocol"])
-    for name in ("state_mean", "state_std"):
-        settings[name] = np.asarray(settings[name], dtype=np.float32)
-    reference = ReferenceScores(**task["reference"])
+    run_file, module, protocol = open_run(folder)
+    reference = ReferenceScores(**run_file["task"]["reference"])
     rows = []
-    for target in targets or [task["score_target"]]:
-        count = episodes or model["config"]["evaluation"]["episodes"]
-        done = evaluate(module, Protocol(**settings), target, count, seed)
+    for target in targets or [run_file["task"]["score_target"]]:
+        count = episodes or run_file["model"]["config"]["evaluation"]["episodes"]
+        done = evaluate(module, protocol, target, count, seed)
         normalized = reference.normalize(done.returns).tolist()
         rows.append(
             {
@@ -466,6 +459,33 @@ def evaluate_again(
             }
         )
     return rows
+
+
+def open_run(folder: str | Path) -> tuple[dict[str, Any], OfflineModule, Protocol]:
+    """Return a finished run's description, its trained module in evaluation mode, and how to drive the environment.
+
+    Raises:
+        ConfigError: the folder holds no finished run.
+    """
+    import numpy as np
+
+    from dtbench.evaluation.rollout import Protocol
+    from dtbench.training import FINAL, load_weights
+
+    folder = Path(folder)
+    try:
+        run_file = json.loads((folder / RUN_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} is not the folder of a run (it has no {RUN_FILE}): name …/seed-<n>.") from error
+    if not (folder / FINAL).is_file():
+        raise ConfigError(f"The run in {folder} is not trained yet (it has no {FINAL}); run it first.")
+    model = run_file["model"]
+    module = model_entry(model["name"]).load()(model["config"], run_file["dims"], run_file["seed"])
+    load_weights(module, folder / FINAL)
+    settings = dict(run_file["protocol"])
+    for name in ("state_mean", "state_std"):
+        settings[name] = np.asarray(settings[name], dtype=np.float32)
+    return run_file, module.eval(), Protocol(**settings)
 
 
 def _mean(values: Sequence[float]) -> float:

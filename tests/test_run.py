@@ -85,6 +85,19 @@ def test_evaluate_again_repeats_the_score(tmp_path):
     assert [(row["target"], len(row["returns"])) for row in rows] == [(100.0, 1), (5000.0, 1)]
 
 
+def test_the_last_checkpoint_at_the_score_target_is_the_score(tmp_path):
+    """Footgun 24: other targets and evaluations during training are diagnostics and change nothing."""
+    dtbench(*RUN, "--model", "dt", "--output", tmp_path / "plain")
+    more = ("--set", "evaluation.every=4", "--set", "evaluation.all_targets=true")
+    dtbench(*RUN, "--model", "dt", *more, "--output", tmp_path / "more")
+    plain, scores = only_result(tmp_path / "plain")["scores"], only_result(tmp_path / "more")["scores"]
+    assert scores["returns"] == plain["returns"]
+    assert list(scores["per_target"]) == ["3600.0", "1800.0"]
+    assert scores["per_target"]["3600.0"]["returns"] == scores["returns"]
+    assert scores["per_target"]["1800.0"]["returns"] != scores["returns"]
+    assert [step for step, _ in scores["during_training"]] == [4, 8]
+
+
 def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
     from dtbench.models.dt import DecisionTransformer
 
@@ -187,7 +200,16 @@ def test_two_devices_train_one_run(tmp_path, monkeypatch):
     assert only_result(tmp_path)["training"]["world_size"] == 2
 
 
+def test_ray_gives_the_same_results(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="ray is not installed (extra `ray`)")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    dtbench(*RUN, "--model", "dt", "--launcher", "ray", "--output", tmp_path / "ray")
+    dtbench(*RUN, "--model", "dt", "--output", tmp_path / "here")
+    assert only_result(tmp_path / "ray")["scores"] == only_result(tmp_path / "here")["scores"]
+
+
 MISTAKES = {
+    ("run", "--model", "dt", "--launcher", "slurm"): "Unknown launcher 'slurm'",
     ("run", "--model", "gpt2_dmta"): "did you mean 'gpt2_dtma'",
     ("run", "--model", "dt", "--suite", "d4rl-shrot"): "did you mean 'd4rl-short'",
     ("run", "--model", "dt", "--preset", "quik"): "did you mean 'quick'",

@@ -8,7 +8,7 @@ import numpy as np
 from dtbench.errors import ConfigError
 
 
-def make_environment(env_id: str, max_episode_steps: int) -> gym.Env:
+def make_environment(env_id: str, max_episode_steps: int, render_mode: str | None = None) -> gym.Env:
     """Make one plain gymnasium environment with the task's horizon.
 
     Plain ones, not gymnasium's vector environments: those reset on the step after an episode's end, which counts a dead
@@ -18,7 +18,7 @@ def make_environment(env_id: str, max_episode_steps: int) -> gym.Env:
         ConfigError: no such environment, or what it needs is not installed.
     """
     try:
-        return gym.make(env_id, max_episode_steps=max_episode_steps)
+        return gym.make(env_id, max_episode_steps=max_episode_steps, render_mode=render_mode)
     except gym.error.DependencyNotInstalled as error:
         raise ConfigError(f"Environment {env_id!r} needs a package that is not installed: {error}.") from error
     except gym.error.Error as error:

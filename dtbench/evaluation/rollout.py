@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol as Interface
@@ -63,26 +63,37 @@ def evaluate(
     episodes: int,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    watch: Callable[[gym.Env], None] | None = None,
 ) -> Episodes:
     """Roll out `episodes` episodes, asking for the return `target`.
 
     The return-to-go starts at target / scale and falls by reward / scale (DT, gym/evaluate_episodes.py).
 
+    Args:
+        watch: called with the first environment, which then renders, before each of its steps.
+
     Raises:
         DataError: the environment's observations are not those of the data.
     """
     seeds = episode_seeds(seed, episodes)
-    envs = [make_environment(protocol.env_id, protocol.max_episode_steps) for _ in seeds]
+    mode = None if watch is None else "rgb_array"
+    envs = [make_environment(protocol.env_id, protocol.max_episode_steps, mode) for _ in seeds]
     try:
         with _one_thread(), torch.no_grad():
-            return _roll_out(policy, protocol, target, envs, seeds, torch.device(device))
+            return _roll_out(policy, protocol, target, envs, seeds, torch.device(device), watch)
     finally:
         for env in envs:
             env.close()
 
 
 def _roll_out(
-    policy: Policy, protocol: Protocol, target: float, envs: list[gym.Env], seeds: list[int], device: torch.device
+    policy: Policy,
+    protocol: Protocol,
+    target: float,
+    envs: list[gym.Env],
+    seeds: list[int],
+    device: torch.device,
+    watch: Callable[[gym.Env], None] | None,
 ) -> Episodes:
     space = envs[0].action_space
     if not isinstance(space, gym.spaces.Box):
@@ -104,6 +115,8 @@ def _roll_out(
         history.actions[alive, history.pads + step] = actions
         bounded = np.clip(actions.cpu().numpy(), space.low, space.high)
         still = []
+        if watch is not None and 0 in alive:
+            watch(envs[0])
         for row, env in enumerate(alive):
             observations[env], reward, terminated, truncated, _ = envs[env].step(bounded[row])
             returns[env] += float(reward)
