@@ -34,6 +34,8 @@ def intervals(scores: dict[str, np.ndarray], file: Path) -> None:
         for panel, (name, title) in zip(panels, _TITLES.items(), strict=True):
             for row, estimate in enumerate(estimates.values()):
                 _draw_estimate(panel, row, estimate[name], _COLOURS[row % len(_COLOURS)])
+            panel.use_sticky_edges = False  # or a bar would end on the axis
+            panel.margins(x=0.12)
             panel.set_title(title)
             panel.set_yticks(range(len(scores)), list(scores))
             panel.set_ylim(len(scores) - 0.5, -0.5)
