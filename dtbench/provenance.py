@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -11,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+#: An absolute path's folders, up to and with the last slash; neither a URL's nor those of a relative path.
+_FOLDERS = re.compile(r"(?<![\w:/.~-])~?/(?:[^\s/\"'`]+/)+")
 _PACKAGES = ("torch", "lightning", "transformers", "gymnasium", "mujoco", "numpy", "rliable")
 
 
@@ -51,9 +54,29 @@ def command() -> str:
     return " ".join(["dtbench", *(_without_folder(word) for word in sys.argv[1:])])
 
 
+def without_folders(text: str) -> str:
+    """Return `text`, e.g. a traceback, with absolute paths reduced to the part that is the same on every machine.
+
+    That is the part from the package on for code, and the file's name for anything else.
+
+    >>> without_folders('File "/home/me/venv/lib/python3.11/site-packages/torch/nn/linear.py", line 1')
+    'File "torch/nn/linear.py", line 1'
+    """
+    return _FOLDERS.sub(_package_part, text)
+
+
+def _package_part(match: re.Match[str]) -> str:
+    folders = match.group()
+    if "/site-packages/" in folders:
+        return folders.rpartition("/site-packages/")[2]
+    root = f"{Path(__file__).resolve().parents[1]}/"
+    return folders.removeprefix(root) if folders.startswith(root) else ""
+
+
 def _without_folder(word: str) -> str:
     key, equals, value = word.rpartition("=")
-    return f"{key}{equals}{Path(value).name}" if Path(value).is_absolute() else word
+    outside = Path(value).is_absolute() or ".." in Path(value).parts
+    return f"{key}{equals}{Path(value).name}" if outside else word
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -7,6 +7,7 @@ the user stands in `<model>+<config hash>`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from typing import Any
 from dtbench import __version__
 from dtbench.console import err
 from dtbench.errors import ResultError
-from dtbench.provenance import provenance
+from dtbench.provenance import provenance, without_folders
 
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "failed", "interrupted")
@@ -62,7 +63,7 @@ def new_result(
     result["model"] = {**result["model"], "weights": weights}
     result |= {"scores": scores, "training": training, "evaluation": evaluation, "provenance": provenance(started)}
     if error is not None:
-        result["error"] = dict(error)
+        result["error"] = {key: without_folders(text) for key, text in error.items()}
     return result
 
 
@@ -77,7 +78,7 @@ def write_result(path: Path, result: Result) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
-            with os.fdopen(handle, "w") as file:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(result, file, indent=2, allow_nan=False)
                 file.write("\n")
                 file.flush()
@@ -98,11 +99,15 @@ def read_result(path: Path) -> Result:
         ResultError: it is missing, not JSON, or not a result of this schema; the message names the field.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (OSError, ValueError) as error:
         raise ResultError(f"{path} cannot be read: {error}.") from error
     validate(content, str(path))
     return dict(content)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"it holds {name}, which is not JSON")
 
 
 def read_or_set_aside(path: Path) -> Result | None:
@@ -121,6 +126,9 @@ def read_or_set_aside(path: Path) -> Result | None:
 def scan(root: Path) -> tuple[list[Result], list[str]]:
     """Read all results under a folder, in the order of their paths; also return what could not be read, in words.
 
+    A file whose content belongs to another path is not a result of this folder: a copied file would count as one more
+    seed. Paths in the words are relative to `root`, so that what is written about a folder does not say where it lies.
+
     Raises:
         ResultError: there is no such folder.
     """
@@ -129,10 +137,21 @@ def scan(root: Path) -> tuple[list[Result], list[str]]:
     results, unreadable = [], []
     for path in sorted(root.glob(_PATTERN)):
         try:
-            results.append(read_result(path))
+            result = read_result(path)
+            _check_path(path.relative_to(root), result)
+            results.append(result)
         except ResultError as error:
-            unreadable.append(str(error))
+            unreadable.append(str(error).replace(str(path), path.relative_to(root).as_posix()))
     return results, unreadable
+
+
+def _check_path(path: Path, result: Result) -> None:
+    suite, task, model = result["suite"], result["task"], result["model"]
+    name = model["name"] if model.get("is_preset_config", True) else f"{model['name']}+{model['config_hash']}"
+    suite_id = f"{suite['name']}@{suite['version']}"
+    own = result_path(Path(), suite_id, task["source"], result["preset"], name, task["id"], result["seed"])
+    if path != own:
+        raise ResultError(f"{path} holds the result of {own}; move it there or delete it.")
 
 
 def validate(result: Any, where: str) -> None:
@@ -147,9 +166,10 @@ def validate(result: Any, where: str) -> None:
         raise ResultError(f"{where} has schema {result.get('schema_version')!r}; this version reads {SCHEMA_VERSION}.")
     if result.get("status") not in STATUSES:
         raise ResultError(f"{where}: status must be one of {', '.join(STATUSES)}, not {result.get('status')!r}.")
-    for field in ("preset", "seed"):
-        if field not in result:
-            raise ResultError(f"{where}: {field} is missing.")
+    if not isinstance(result.get("preset"), str):
+        raise ResultError(f"{where}: preset is missing.")
+    if type(result.get("seed")) is not int:
+        raise ResultError(f"{where}: seed must be a whole number, not {result.get('seed')!r}.")
     required = _REQUIRED | (_REQUIRED_IF_OK if result["status"] == "ok" else {})
     for section, fields in required.items():
         part = result.get(section)
@@ -157,12 +177,30 @@ def validate(result: Any, where: str) -> None:
             if not isinstance(part, dict) or field not in part:
                 raise ResultError(f"{where}: {section}.{field} is missing.")
     if result["status"] == "ok":
-        _validate_scores(result["scores"], where)
+        _validate_measured(result, where)
 
 
-def _validate_scores(scores: Mapping[str, Any], where: str) -> None:
-    counts = {len(scores[name]) for name in ("returns", "lengths", "normalized")}
-    if counts == {0} or len(counts) != 1:
-        raise ResultError(f"{where}: scores.returns, lengths and normalized must have one entry per episode.")
-    if not all(isinstance(score, (int, float)) and score == score for score in scores["normalized"]):
-        raise ResultError(f"{where}: scores.normalized holds a value that is not a number.")
+def _validate_measured(result: Result, where: str) -> None:
+    """Check what tables and statistics are computed from: a value of another kind must not reach them."""
+    reference, scores = result["task"]["reference"], result["scores"]
+    if not isinstance(reference, dict) or not {"table", "random", "expert"} <= set(reference):
+        raise ResultError(f"{where}: task.reference must hold table, random and expert.")
+    for section, field in (("task", "fingerprint"), ("model", "weights"), ("model", "config_hash")):
+        if not isinstance(result[section][field], str):
+            raise ResultError(f"{where}: {section}.{field} must be text, not {result[section][field]!r}.")
+    _validate_episodes(scores, "scores", where)
+    if not isinstance(scores["per_target"], dict):
+        raise ResultError(f"{where}: scores.per_target must map targets to episodes.")
+    for target, entry in scores["per_target"].items():
+        _validate_episodes(entry, f"scores.per_target[{target}]", where)
+
+
+def _validate_episodes(entry: Any, name: str, where: str) -> None:
+    fields = ("returns", "lengths", "normalized")
+    lists: list[Any] = [entry.get(field) for field in fields] if isinstance(entry, dict) else []
+    counts = {len(values) if isinstance(values, list) else 0 for values in lists}
+    if len(counts) != 1 or counts == {0}:
+        raise ResultError(f"{where}: {name} must hold {', '.join(fields)}, one entry per episode.")
+    for field, values in zip(fields, lists, strict=True):
+        if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+            raise ResultError(f"{where}: {name}.{field} holds a value that is not a number.")
