@@ -20,8 +20,9 @@ from dtbench.errors import ResultError
 REPETITIONS = 2_000
 _CONFIDENCE = 0.95
 _SEED = 0
-#: On the 0–1 scale this would be thirty times an expert: such a matrix is on the 0–100 scale.
-_IMPLAUSIBLE = 30.0
+#: On the 0–1 scale thirty times an expert once, or five times an expert half of the time: such a matrix is on the
+#: 0–100 scale. The second finds weak models' percentages, which all may lie below thirty.
+_IMPLAUSIBLE, _IMPLAUSIBLE_MEDIAN = 30.0, 5.0
 
 Scores = NDArray[np.float64]
 
@@ -111,8 +112,10 @@ def checked(scores: Any) -> Scores:
         raise ResultError(f"Scores must be a matrix of runs × tasks, not of shape {matrix.shape}.")
     if not np.isfinite(matrix).all():
         raise ResultError("Scores hold NaN or infinite values; a run without a score must be left out, not averaged.")
-    if np.abs(matrix).max() > _IMPLAUSIBLE:
-        raise ResultError(f"A score of {np.abs(matrix).max():g} is not on the 0–1 scale; divide percentages by 100.")
+    highest, typical = np.abs(matrix).max(), np.median(np.abs(matrix))
+    if highest > _IMPLAUSIBLE or typical > _IMPLAUSIBLE_MEDIAN:
+        shown = f"up to {highest:g} with a median of {typical:g}"
+        raise ResultError(f"Scores of {shown} are not on the 0–1 scale; divide percentages by 100.")
     return matrix
 
 

@@ -54,12 +54,18 @@ def test_same_matrix_same_interval_and_the_callers_random_state_is_untouched():
         (np.empty((0, 3)), "runs × tasks"),
         (np.where(SCORES > 0.5, np.nan, SCORES), "NaN"),
         (100 * SCORES, "0–1 scale"),
+        (8 + 20 * SCORES, "0–1 scale"),  # weak models' percentages: none above thirty
     ],
 )
 def test_what_rliable_takes_in_silence_is_refused(bad, message):
     """Footgun 16."""
     with pytest.raises(ResultError, match=message):
         stats.aggregate(bad)
+
+
+def test_one_game_far_above_the_reference_is_not_mistaken_for_percentages():
+    """Human-normalised Atari: one game at 20 times the human, the others at about 1."""
+    assert stats.aggregate(np.where(np.arange(9) == 0, 20.0, SCORES))["iqm"].value < 1.5
 
 
 def test_one_run_has_no_interval():
