@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dtbench.errors import DataError
+from dtbench.errors import DataError, DtbenchError
 from dtbench.evaluation.envs import episode_seeds, make_environment
 
 #: Rows per forward pass. A matrix product may round differently when the number of rows changes, and a MuJoCo episode
@@ -166,11 +166,21 @@ class _History:
 
 
 def _act(policy: Policy, history: _History, step: int, alive: NDArray[np.int_]) -> Tensor:
-    """One forward pass for all living environments, in blocks of one size."""
+    """One forward pass for all living environments, in blocks of one size.
+
+    Raises:
+        DtbenchError: an action is not finite; MuJoCo would go on with it and return NaN.
+    """
     rows = torch.from_numpy(alive).to(history.actions.device)
     idle = -len(rows) % BLOCK
     blocks = torch.cat((rows, rows[:1].expand(idle))).split(BLOCK)
-    return torch.cat([policy.act(history.window(step, block)) for block in blocks])[: len(rows)]
+    actions = torch.cat([policy.act(history.window(step, block)) for block in blocks])[: len(rows)]
+    if not torch.isfinite(actions).all():
+        raise DtbenchError(
+            f"The policy's action is NaN or infinite at step {step}: its training diverged; try a lower "
+            "optimizer.learning_rate or a longer optimizer.warmup_steps."
+        )
+    return actions
 
 
 @contextmanager

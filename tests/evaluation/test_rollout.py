@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dtbench.errors import ConfigError, DataError
+from dtbench.errors import ConfigError, DataError, DtbenchError
 from dtbench.evaluation.envs import episode_seeds, make_environment
 from dtbench.evaluation.rollout import BLOCK, Protocol, evaluate
 from dtbench.models.dt import DecisionTransformer
@@ -127,6 +127,22 @@ def test_actions_outside_the_space_are_clipped():
             return torch.ones(len(window["observations"]), 3)
 
     assert evaluate(Wild(), HOPPER, 0, 1).returns == evaluate(Bound(), HOPPER, 0, 1).returns
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverged_policy_is_an_error_at_once(value):
+    """MuJoCo would go on and return NaN, which no result can hold."""
+
+    class Diverged:
+        context_length = 2
+
+        def act(self, window):
+            actions = torch.zeros(len(window["observations"]), 3)
+            actions[1] = value if window["timesteps"].max() == 2 else 0
+            return actions
+
+    with pytest.raises(DtbenchError, match="NaN or infinite at step 2"):
+        evaluate(Diverged(), HOPPER, 0, 3)
 
 
 def test_mistakes_are_named():
