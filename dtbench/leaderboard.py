@@ -1,147 +1,40 @@
-"""Results → markdown, console table and figures. Equal results give equal bytes.
-
-A section holds one suite@version × source × preset; they are never mixed, nor are different data of one task.
-"""
+"""Results → markdown, console tables and figures. Equal results give equal bytes."""
 
 from __future__ import annotations
 
 import csv
 import os
+import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 from tabulate import tabulate
 
 from dtbench import stats
-from dtbench.errors import DtbenchError, ResultError, UnknownNameError
-from dtbench.registry import MODELS
+from dtbench.errors import ResultError, UnknownNameError
 from dtbench.resources import resource
 from dtbench.results import Result, scan
-from dtbench.suites import load_suite
+from dtbench.sections import Section, either, sections, seed_score
 
 #: Bootstrap repetitions of what is written to a file; rliable's own default is 50,000, at ten seconds and more a model.
 PUBLISHED_REPETITIONS = 10_000
-
-
-@dataclass(frozen=True)
-class Section:
-    """The results of one suite@version × source × preset.
-
-    `tasks` are the suite's, in its order; `models` the row labels; `cells` maps (model, task) to its finished results,
-    one per seed, in the order of seeds.
-    """
-
-    suite: str
-    source: str
-    preset: str
-    tasks: list[str]
-    models: list[str]
-    cells: dict[tuple[str, str], list[Result]]
-    unfinished: list[Result]
-
-    @property
-    def title(self) -> str:
-        return f"{self.suite} · {self.source} data · preset {self.preset}"
-
-    @property
-    def finished(self) -> list[Result]:
-        return [result for model in self.models for task in self.tasks for result in self.cells.get((model, task), [])]
-
-    def done(self, model: str) -> int:
-        """Return how many tasks a model has at least one finished run on."""
-        return sum((model, task) in self.cells for task in self.tasks)
-
-    def matrix(self, model: str) -> np.ndarray | None:
-        """Return (seeds, tasks) mean normalised scores for the seeds that have every task, or None if incomplete."""
-        if self.done(model) < len(self.tasks):
-            return None
-        by_task = [{r["seed"]: seed_score(r) for r in self.cells[model, task]} for task in self.tasks]
-        seeds = sorted(set.intersection(*(set(scores) for scores in by_task)))
-        return np.array([[scores[seed] for scores in by_task] for seed in seeds]) if seeds else None
-
-
-def seed_score(result: Result) -> float:
-    """Return a run's score: the mean over its episodes, each normalised first (0–1)."""
-    return float(np.mean(result["scores"]["normalized"]))
-
-
-def sections(results: Sequence[Result]) -> list[Section]:
-    """Sort results into sections.
-
-    Raises:
-        ResultError: one task's results come from different data.
-    """
-    groups: dict[tuple[str, str, str], list[Result]] = {}
-    for result in results:
-        key = (f"{result['suite']['name']}@{result['suite']['version']}", result["task"]["source"], result["preset"])
-        groups.setdefault(key, []).append(result)
-    return [_section(*key, group) for key, group in sorted(groups.items(), key=lambda item: item[0])]
-
-
-def _section(suite: str, source: str, preset: str, results: list[Result]) -> Section:
-    finished = [result for result in results if result["status"] == "ok"]
-    _refuse_different_data(suite, finished)
-    labels = _labels(finished)
-    cells: dict[tuple[str, str], list[Result]] = {}
-    for result, label in sorted(zip(finished, labels, strict=True), key=lambda pair: pair[0]["seed"]):
-        cells.setdefault((label, result["task"]["id"]), []).append(result)
-    order = list(MODELS)
-    models = sorted(set(labels), key=lambda label: (_position(order, label.partition("+")[0]), label))
-    unfinished = [result for result in results if result["status"] != "ok"]
-    return Section(suite, source, preset, _suite_tasks(suite, results), models, cells, unfinished)
-
-
-def _labels(results: list[Result]) -> list[str]:
-    """Name rows by model, with the configuration's hash where it is not the preset's or there are several."""
-    hashes: dict[str, set[str]] = {}
-    for result in results:
-        if result["model"].get("is_preset_config", True):
-            hashes.setdefault(result["model"]["name"], set()).add(result["model"]["config_hash"])
-    labels = []
-    for result in results:
-        model = result["model"]
-        plain = model.get("is_preset_config", True) and len(hashes[model["name"]]) == 1
-        labels.append(model["name"] if plain else f"{model['name']}+{model['config_hash']}")
-    return labels
-
-
-def _refuse_different_data(suite: str, results: list[Result]) -> None:
-    seen: dict[str, str] = {}
-    for result in results:
-        task, fingerprint = result["task"]["id"], result["task"]["fingerprint"]
-        if seen.setdefault(task, fingerprint) != fingerprint:
-            raise ResultError(
-                f"{suite}: the results of {task} come from different data (fingerprints {seen[task][:12]} and "
-                f"{fingerprint[:12]}), which are never put into one column; keep them in different folders."
-            )
-
-
-def _suite_tasks(suite: str, results: list[Result]) -> list[str]:
-    name, _, version = suite.partition("@")
-    present = list(dict.fromkeys(result["task"]["id"] for result in results))
-    try:
-        known = load_suite(name)
-    except DtbenchError:
-        return sorted(present)
-    return [task.id for task in known.tasks] if str(known.version) == version else sorted(present)
-
-
-def _position(order: list[str], name: str) -> int:
-    return order.index(name) if name in order else len(order)
 
 
 def render(root: str | Path, *, figures: str | None = None) -> str:
     """Render all results under `root` as markdown; `figures` is the prefix of figure files to refer to.
 
     Raises:
-        ResultError: no folder or no results; unreadable results are listed in the text.
+        ResultError: no folder or no results; files that are left out are listed in the text.
     """
     results, unreadable = scan(Path(root))
+    if unreadable and not results:
+        raise ResultError(f"{root} holds no result that can be read; the first of {len(unreadable)}: {unreadable[0]}")
     if not results:
         raise ResultError(f"{root} holds no results; `dtbench run --output {root}` writes some.")
     parts = ["# dtbench leaderboard"]
@@ -151,10 +44,7 @@ def render(root: str | Path, *, figures: str | None = None) -> str:
             parts += [f"![Aggregate scores]({figures}-{number}-intervals.svg)"]
             parts += [f"![Performance profile]({figures}-{number}-profile.svg)"]
     if unreadable:
-        parts += [
-            "## Unreadable files",
-            "\n".join(f"- {Path(line).name if ' ' not in line else line}" for line in unreadable),
-        ]
+        parts += ["## Files left out", "\n".join(f"- {line}" for line in unreadable)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -176,7 +66,7 @@ def write(root: str | Path, file: str | Path) -> None:
                 plots.intervals(complete, file.with_name(f"{file.stem}-{number}-intervals.svg"))
                 plots.profile(complete, file.with_name(f"{file.stem}-{number}-profile.svg"))
         handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        with os.fdopen(handle, "w") as content:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as content:
             content.write(text)
         os.chmod(temporary, 0o644)
         os.replace(temporary, file)
@@ -185,9 +75,15 @@ def write(root: str | Path, file: str | Path) -> None:
 
 
 def check(root: str | Path, file: str | Path) -> bool:
-    """Say whether `file` is what the results under `root` render to."""
+    """Say whether `file` is what the results under `root` render to, with its figures beside it.
+
+    The figures' bytes are not compared: another version of matplotlib draws the same scores differently.
+    """
     file = Path(file)
-    return file.is_file() and file.read_text() == render(root, figures=file.stem)
+    text = render(root, figures=file.stem)
+    figures = re.findall(r"^!\[[^]]*\]\((.+)\)$", text, flags=re.MULTILINE)
+    present = file.is_file() and all(file.with_name(name).is_file() for name in figures)
+    return present and file.read_text(encoding="utf-8") == text
 
 
 def _complete(section: Section) -> dict[str, np.ndarray]:
@@ -198,7 +94,12 @@ def _complete(section: Section) -> dict[str, np.ndarray]:
 def _render_section(section: Section) -> list[str]:
     if not section.models:
         return ["No run has finished.", *_unfinished(section)]
+    other = (
+        "Other data, or another way of scoring, than in the sections before (see Data and Protocol): these numbers are "
+        "not comparable with those."
+    )
     return [
+        *([other] if section.part > 1 else []),
         *_task_table(section),
         *_aggregate_table(section),
         *_unfinished(section),
@@ -250,7 +151,7 @@ def _aggregate_table(section: Section) -> list[str]:
 def _aggregate_row(section: Section, model: str) -> list[str]:
     matrix = section.matrix(model)
     if matrix is None:
-        return [f"`{model}`", "–", f"incomplete ({section.done(model)} of {len(section.tasks)} tasks)", "–", "–", "–"]
+        return [f"`{model}`", "–", section.shortfall(model), "–", "–", "–"]
     estimates = stats.aggregate(matrix, PUBLISHED_REPETITIONS)
     return [f"`{model}`", str(len(matrix)), *(_estimate(estimates[name]) for name in stats.AGGREGATES)]
 
@@ -281,14 +182,10 @@ def _protocol(section: Section) -> str:
     episodes = sorted({r["evaluation"]["episodes"] for r in finished})
     return (
         f"The last checkpoint is scored, at one return target per task ({listed}). Each run is evaluated on "
-        f"{_either(episodes)} episodes, one per environment, seeded by the run's seed ({_either(seeds)}). Each "
+        f"{either(episodes)} episodes, one per environment, seeded by the run's seed ({either(seeds)}). Each "
         "episode's return is normalised first; a run's score is the mean over its episodes. Neither the best "
         "checkpoint nor the best target is chosen."
     )
-
-
-def _either(values: Sequence[Any]) -> str:
-    return " or ".join(map(str, values)) if len(values) < 3 else ", ".join(map(str, values))
 
 
 def _models_table(section: Section) -> list[str]:
@@ -302,10 +199,10 @@ def _models_table(section: Section) -> list[str]:
         rows.append(
             [
                 f"`{model}`",
-                _either(sorted({result["model"]["weights"] for result in results})),
+                section.weights(model),
                 f"{training['steps']:,}",
                 f"{speed:.1f}",
-                _either(sorted({result["training"]["device"] for result in results})),
+                either(sorted({result["training"]["device"] for result in results})),
                 f"`{first['model']['config_hash']}` {changed}".strip(),
             ]
         )
@@ -376,10 +273,14 @@ def _markdown(rows: list[list[str]], headers: list[str]) -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def console_table(results: Sequence[Result]) -> Table:
-    """Return the scores per task and the IQM for the terminal: tasks as rows, models as columns."""
-    found = sections(results)
-    section = found[0]
+def console_table(results: Sequence[Result]) -> Group:
+    """Return the scores for the terminal, a table per section: tasks as rows, models as columns."""
+    return Group(*(_console_section(section) for section in sections(results)))
+
+
+def _console_section(section: Section) -> Table | Text:
+    if not section.models:
+        return Text(f"{section.title}: no run has finished")
     table = Table(title=section.title, caption="normalised score × 100, last checkpoint, mean ± std over seeds")
     table.add_column("task")
     for model in section.models:
@@ -391,16 +292,10 @@ def console_table(results: Sequence[Result]) -> Table:
     iqm = []
     for model in section.models:
         matrix = section.matrix(model)
-        done = f"incomplete ({section.done(model)}/{len(section.tasks)})"
-        iqm.append(done if matrix is None else _estimate(stats.aggregate(matrix)["iqm"]))
+        iqm.append(section.shortfall(model) if matrix is None else _estimate(stats.aggregate(matrix)["iqm"]))
     table.add_row("IQM [95 % interval]", *iqm)
-    weights = [_either(sorted({r["model"]["weights"] for r in section.finished if _is(r, m)})) for m in section.models]
-    table.add_row("initial weights", *weights)
+    table.add_row("initial weights", *(section.weights(model) for model in section.models))
     return table
-
-
-def _is(result: Result, label: str) -> bool:
-    return label in (result["model"]["name"], f"{result['model']['name']}+{result['model']['config_hash']}")
 
 
 def compare(root: str | Path, a: str, b: str) -> list[dict[str, Any]]:
@@ -420,7 +315,7 @@ def compare(root: str | Path, a: str, b: str) -> list[dict[str, Any]]:
     comparisons = [comparison for comparison in comparisons if comparison["tasks"]]
     if not comparisons:
         raise ResultError(
-            f"{a} and {b} share no task of one suite, source and preset; their scores cannot be compared."
+            f"{a} and {b} share no task of one suite, source, preset and dataset; their scores cannot be compared."
         )
     return comparisons
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import scipy.stats
 from rich.console import Console
@@ -106,6 +108,49 @@ def test_different_data_of_one_task_are_refused(tmp_path):
         render(tmp_path)
 
 
+def test_a_changed_configurations_own_data_make_a_section_of_their_own(tmp_path):
+    """Footgun 26, within one source: `--set data.steps=…` builds other data under the same task's name."""
+    samples.save_suite(tmp_path)
+    other = samples.result(score=0.9)
+    other["model"] |= {"config_hash": "xyz", "is_preset_config": False}
+    other["task"]["fingerprint"] = "e" * 64
+    samples.save(tmp_path, other)
+    found = leaderboard.sections(leaderboard.scan(tmp_path)[0])
+    assert [section.models for section in found] == [["dt"], ["dt+xyz"]]
+    assert found[1].title.endswith("other data 2")
+    assert "not comparable" in render(tmp_path).split("other data 2")[1]
+    with pytest.raises(ResultError, match="share no task"):
+        leaderboard.compare(tmp_path, "dt", "dt+xyz")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("score_target", 1800.0), ("reference", {"table": "d4rl", "random": 0.0, "expert": 1.0}), ("return_scale", 7.0)],
+)
+def test_scores_made_in_different_ways_are_never_averaged(tmp_path, field, value):
+    samples.save(tmp_path, samples.result())
+    other = samples.result(seed=1)
+    other["task"][field] = value
+    samples.save(tmp_path, other)
+    with pytest.raises(ResultError, match="hopper-medium were scored in different ways"):
+        render(tmp_path)
+
+
+def test_a_copied_result_is_not_averaged_and_is_named(tmp_path):
+    path = samples.save(tmp_path / "r", samples.result())
+    path.with_name("seed-1.json").write_bytes(path.read_bytes())
+    text = render(tmp_path / "r")
+    assert row(text, "dt", "Scores per task")[1] == "50.0"
+    assert "seed-1.json holds the result of" in text.split("## Files left out")[1]
+    assert str(tmp_path) not in text
+
+
+def test_seeds_that_never_meet_give_no_aggregate(tmp_path):
+    for index, task in enumerate(leaderboard.sections([samples.result()])[0].tasks):
+        samples.save(tmp_path, samples.result(task=task, seed=index % 2))
+    assert row(render(tmp_path), "dt", "Aggregate")[2] == "incomplete (no seed has all tasks)"
+
+
 def test_changed_configurations_are_rows_of_their_own(tmp_path):
     samples.save(tmp_path, samples.result(score=0.2))
     changed = samples.result(score=0.8)
@@ -131,6 +176,14 @@ def test_equal_results_give_equal_bytes(tmp_path):
     assert not leaderboard.check(tmp_path / "r", tmp_path / "a" / "board.md")
 
 
+def test_a_missing_figure_is_not_up_to_date(tmp_path):
+    samples.save_suite(tmp_path / "r")
+    leaderboard.write(tmp_path / "r", tmp_path / "a" / "board.md")
+    assert leaderboard.check(tmp_path / "r", tmp_path / "a" / "board.md")
+    (tmp_path / "a" / "board-0-profile.svg").unlink()
+    assert not leaderboard.check(tmp_path / "r", tmp_path / "a" / "board.md")
+
+
 def test_compare_reports_differences_and_probability(tmp_path):
     samples.save_suite(tmp_path)
     samples.save_suite(tmp_path, "gpt2_dtma", base=0.5)
@@ -141,17 +194,37 @@ def test_compare_reports_differences_and_probability(tmp_path):
         leaderboard.compare(tmp_path, "gpt2_dtma", "dtt")
 
 
-def test_console_table_shows_scores_and_weights(tmp_path):
+def shown(results: list[dict]) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(leaderboard.console_table(results))
+    return console.export_text()
+
+
+def test_console_table_shows_scores_and_each_rows_weights(tmp_path):
     samples.save_suite(tmp_path)
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(leaderboard.console_table(leaderboard.scan(tmp_path)[0]))
-    text = console.export_text()
+    other = samples.result(score=0.9)
+    other["model"] |= {"config_hash": "xyz", "is_preset_config": False, "weights": "gpt2"}
+    samples.save(tmp_path, other)
+    text = shown(leaderboard.scan(tmp_path)[0])
     assert "41.0 ± 1.4" in text
-    assert "random" in text
+    (weights,) = (line for line in text.splitlines() if "initial weights" in line)
+    assert [part.strip() for part in weights.strip("│").split("│")[1:]] == ["random", "gpt2"]
+
+
+def test_console_shows_every_section_and_unfinished_ones():
+    text = shown([samples.result(), samples.result(preset="paper", score=0.9)])
+    assert "preset quick" in text
+    assert "preset paper" in text
+    failed = samples.result(status="failed", scores=None, training=None)
+    assert "no run has finished" in shown([failed])
+    assert shown([]).strip() == ""
 
 
 def test_empty_and_missing_folders_are_named(tmp_path):
     with pytest.raises(ResultError, match="holds no results"):
+        render(tmp_path)
+    samples.save(tmp_path, samples.result()).write_text("{")
+    with pytest.raises(ResultError, match=r"first of 1: d4rl-short@1/.*seed-0.json cannot be read"):
         render(tmp_path)
     with pytest.raises(ResultError, match="no folder"):
         render(tmp_path / "nowhere")
