@@ -92,7 +92,10 @@ def run(
     set_: Overrides = [],  # noqa: B006
     config: Annotated[Path | None, typer.Option(help="YAML file merged over preset and suite.")] = None,
     existing: Annotated[str, typer.Option(help="Finished runs found in --output: skip, rerun or fail.")] = "skip",
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs side by side, a process each.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Runs side by side. Default: as many as cores, 1 on a GPU."),
+    ] = None,
     launcher: Annotated[str, typer.Option(help="local, or ray for a Ray cluster (needs the extra `ray`).")] = "local",
     accelerator: Annotated[str | None, typer.Option(help="Lightning's accelerator: auto, cpu, gpu.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices per run; more than one means DDP.")] = None,

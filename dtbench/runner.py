@@ -32,6 +32,8 @@ LAUNCHERS = {"local": "dtbench.launchers.local", "ray": "dtbench.launchers.ray"}
 DONE, FAILED, INTERRUPTED = "ok", "failed", "interrupted"
 #: In a run's folder: what `evaluate` needs beside the weights, and what its checkpoints belong to.
 RUN_FILE = "run.json"
+#: More processes than this wait for memory rather than for cores.
+_MOST_JOBS = 8
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def run(
     file: str | Path | None = None,
     overrides: Sequence[str] = (),
     existing: str = "skip",
-    jobs: int = 1,
+    jobs: int | None = None,
     launcher: str = "local",
 ) -> RunSummary:
     """Train, evaluate and record `models` on the tasks of `suite`: the command `dtbench run` as a function.
@@ -146,7 +148,7 @@ def run(
         preset: `smoke`, `quick`, `learn` or `paper`; None chooses by the hardware.
         overrides: `section.key=value`, as `--set`.
         existing: what to do with a finished run: `skip`, `rerun` or `fail`.
-        jobs: runs in parallel, each in a process of its own.
+        jobs: runs in parallel, each in a process of its own; None chooses by the hardware (`default_jobs`).
         launcher: `local` for this machine, `ray` for a Ray cluster (extra `ray`).
     """
     plans = plan_runs(
@@ -163,7 +165,9 @@ def run(
     return execute(plans, existing=existing, jobs=jobs, launcher=launcher)
 
 
-def execute(plans: Sequence[RunPlan], *, existing: str = "skip", jobs: int = 1, launcher: str = "local") -> RunSummary:
+def execute(
+    plans: Sequence[RunPlan], *, existing: str = "skip", jobs: int | None = None, launcher: str = "local"
+) -> RunSummary:
     """Do the planned runs; a failing one is recorded and the others go on.
 
     Raises:
@@ -178,6 +182,7 @@ def execute(plans: Sequence[RunPlan], *, existing: str = "skip", jobs: int = 1, 
     if skipped:
         err.print(f"{skipped} of {len(plans)} runs are finished already and are skipped.")
     prepare_data(todo)
+    jobs = jobs or default_jobs(plans)
     if launcher != "local" or jobs > 1 or any(plan.config.hardware.devices > 1 for plan in todo):
         module = importlib.import_module(LAUNCHERS[launcher])
         statuses = module.run_all(todo, jobs)
@@ -185,6 +190,23 @@ def execute(plans: Sequence[RunPlan], *, existing: str = "skip", jobs: int = 1, 
         statuses = [run_one(plan, f"{number}/{len(todo)}") for number, plan in enumerate(todo, start=1)]
     failed = sum(status != DONE for status in statuses)
     return RunSummary(finished_results(plans), len(todo) - failed, skipped, failed)
+
+
+def default_jobs(plans: Sequence[RunPlan]) -> int:
+    """Return how many runs go side by side: one on a GPU; on a CPU as many as there are cores, up to eight.
+
+    These networks are small: two runs of one thread each are faster than two runs of two threads one after the other.
+    All planned runs count, finished ones too, so that the same command gives a resumed run the same number of threads:
+    the last bits depend on it.
+    """
+    import torch
+
+    wanted = {plan.config.hardware.accelerator for plan in plans}
+    if (torch.cuda.is_available() and wanted & {"auto", "gpu", "cuda"}) or any(
+        p.config.hardware.devices > 1 for p in plans
+    ):
+        return 1
+    return max(1, min(len(plans), os.cpu_count() or 1, _MOST_JOBS))
 
 
 def finished_results(plans: Sequence[RunPlan]) -> list[dict[str, Any]]:

@@ -23,6 +23,10 @@ from dtbench.models.base import OfflineModule
 LATEST, FINAL, RECORD = "latest.ckpt", "final.ckpt", "training.json"
 
 
+#: While it trains: the number of steps done.
+STEP_FILE = "step.txt"
+
+
 @dataclass(frozen=True)
 class TrainingRecord:
     """What a result says of the training; `wall_s` adds up the pieces of an interrupted run."""
@@ -34,6 +38,19 @@ class TrainingRecord:
     precision: str
     world_size: int
     final_loss: float | None
+
+
+class StepFile(Callback):
+    """Leave the number of steps done in a file, for whoever watches from another process."""
+
+    def __init__(self, file: Path, every: int) -> None:
+        self.file, self.every = file, every
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % self.every == 0 and trainer.is_global_zero:
+            self.file.write_text(str(batch_idx + 1))
 
 
 class Stopwatch(Callback):
@@ -81,7 +98,13 @@ def fit(
         num_nodes=hardware.num_nodes,
         strategy=hardware.strategy,
         precision=hardware.precision,  # type: ignore[arg-type]
-        callbacks=[stopwatch, *_checkpoints(config, folder), *_progress_bar(), *(callbacks or [])],
+        callbacks=[
+            stopwatch,
+            StepFile(folder / STEP_FILE, config.training.log_every),
+            *_checkpoints(config, folder),
+            *_progress_bar(),
+            *(callbacks or []),
+        ],
         logger=_loggers(folder),
         log_every_n_steps=config.training.log_every,
         num_sanity_val_steps=0,
@@ -104,8 +127,17 @@ def fit(
     if trainer.is_global_zero:
         record_file.write_text(json.dumps(asdict(record), indent=2) + "\n")
     trainer.save_checkpoint(final, weights_only=True)
+    (folder / STEP_FILE).unlink(missing_ok=True)
     (folder / LATEST).unlink(missing_ok=True)
     return record
+
+
+def read_step(folder: Path) -> int:
+    """Return how many steps the run in `folder` has done, as far as it has told; 0 before it has."""
+    try:
+        return int((folder / STEP_FILE).read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def load_weights(module: OfflineModule, checkpoint: Path) -> None:

@@ -7,11 +7,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dtbench.console import err
 from dtbench.launchers.worker import to_spec
 from dtbench.runner import DONE, FAILED, RunPlan
+from dtbench.training import read_step
 
 _POLL_S = 0.2
 _GRACE_S = 30.0
@@ -20,7 +24,8 @@ _GRACE_S = 30.0
 def run_all(plans: Sequence[RunPlan], jobs: int) -> list[str]:
     """Do the runs, at most `jobs` at a time, and return their statuses in order.
 
-    The cores are shared out between the jobs. What a worker prints goes to `log.txt` in the run's folder.
+    The cores are shared out between the jobs. What a worker prints goes to `log.txt` in the run's folder; a terminal
+    shows a bar for each running one.
 
     Raises:
         KeyboardInterrupt: after every worker was told to stop and has recorded its run as interrupted.
@@ -28,19 +33,39 @@ def run_all(plans: Sequence[RunPlan], jobs: int) -> list[str]:
     waiting = list(enumerate(plans))
     running: dict[int, subprocess.Popen[bytes]] = {}
     statuses = [FAILED] * len(plans)
-    try:
-        while waiting or running:
-            while waiting and len(running) < max(1, jobs):
-                index, plan = waiting.pop(0)
-                running[index] = _start(plan, f"{index + 1}/{len(plans)}", jobs)
-            time.sleep(_POLL_S)
-            for index in [index for index, process in running.items() if process.poll() is not None]:
-                statuses[index] = DONE if running.pop(index).returncode == 0 else FAILED
-                _report(plans[index], statuses[index], f"{index + 1}/{len(plans)}")
-    except KeyboardInterrupt:
-        _stop(list(running.values()))
-        raise
+    with _bars() as show:
+        try:
+            while waiting or running:
+                while waiting and len(running) < max(1, jobs):
+                    index, plan = waiting.pop(0)
+                    running[index] = _start(plan, f"{index + 1}/{len(plans)}", jobs)
+                time.sleep(_POLL_S)
+                show([plans[index] for index in running])
+                for index in [index for index, process in running.items() if process.poll() is not None]:
+                    statuses[index] = DONE if running.pop(index).returncode == 0 else FAILED
+                    _report(plans[index], statuses[index], f"{index + 1}/{len(plans)}")
+        except KeyboardInterrupt:
+            _stop(list(running.values()))
+            raise
     return statuses
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[Sequence[RunPlan]], None]]:
+    """Yield `show(running plans)`: a bar of training steps for each on a terminal, nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def show(plans: Sequence[RunPlan]) -> None:
+            for label in set(bars) - {plan.label for plan in plans}:
+                progress.remove_task(bars.pop(label))
+            for plan in plans:
+                if plan.label not in bars:
+                    bars[plan.label] = progress.add_task(plan.label, total=plan.config.training.steps)
+                progress.update(bars[plan.label], completed=read_step(plan.folder))
+
+        yield show
 
 
 def _start(plan: RunPlan, number: str, jobs: int) -> subprocess.Popen[bytes]:
