@@ -41,3 +41,13 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn Ctrl-C into one sentence and exit code 130; click would end without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("dtbench: interrupted; the same command goes on where this one stopped.", markup=False)
+        raise SystemExit(130) from None

@@ -37,6 +37,8 @@ class ModelEntry:
 
 _ENTRIES = (
     ModelEntry("dt", "dtbench.models.dt:DecisionTransformer", "Decision Transformer", "arXiv 2106.01345"),
+    ModelEntry("gpt2_dt", "dtbench.models.gpt2_dt:Gpt2Dt", "GPT-2-DT (Wiki-RL)", "arXiv 2201.12122"),
+    ModelEntry("lamo", "dtbench.models.lamo:Lamo", "LaMo (GPT-2 with LoRA)", "arXiv 2310.20587"),
     ModelEntry("gpt2_dtma", "dtbench.models.gpt2_dtma:Gpt2Dtma", "GPT2-DTMA (Markov heads)", "arXiv 2409.06985"),
 )
 MODELS = {entry.name: entry for entry in _ENTRIES}

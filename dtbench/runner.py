@@ -181,6 +181,7 @@ def execute(
     skipped = len(plans) - len(todo)
     if skipped:
         err.print(f"{skipped} of {len(plans)} runs are finished already and are skipped.")
+    prepare_models(todo)
     prepare_data(todo)
     jobs = jobs or default_jobs(plans)
     if launcher != "local" or jobs > 1 or any(plan.config.hardware.devices > 1 for plan in todo):
@@ -246,6 +247,16 @@ def _forget(plan: RunPlan) -> None:
 
     plan.result_path.unlink(missing_ok=True)
     shutil.rmtree(plan.folder, ignore_errors=True)
+
+
+def prepare_models(plans: Sequence[RunPlan]) -> None:
+    """Find, fetch or make what the models need, e.g. pretrained weights, before anything long begins."""
+    seen = []
+    for plan in plans:
+        wanted = (plan.model, plan.config.model)
+        if wanted not in seen:
+            seen.append(wanted)
+            plan.model.load().prepare(plan.config.model)
 
 
 def prepare_data(plans: Sequence[RunPlan]) -> None:
@@ -325,9 +336,9 @@ def _train_and_evaluate(plan: RunPlan, number: str) -> dict[str, Any]:
 
     task, config = plan.task, plan.config
     store = open_store(plan.source, task.sources[plan.source], config.data.steps)
-    data = _data_module(plan, store)
-    protocol = _protocol(task, data)
     module = plan.model.load()(config.to_dict(), _dims(task, store), plan.seed)
+    data = _data_module(plan, store, module)
+    protocol = _protocol(task, data)
     _prepare_folder(plan, store, protocol)
     watch = []
     if config.evaluation.every:
@@ -354,7 +365,7 @@ def _train_and_evaluate(plan: RunPlan, number: str) -> dict[str, Any]:
     }
 
 
-def _data_module(plan: RunPlan, store: TrajectoryStore) -> TrajectoryDataModule:
+def _data_module(plan: RunPlan, store: TrajectoryStore, module: OfflineModule) -> TrajectoryDataModule:
     from dtbench.data.datamodule import TrajectoryDataModule
     from dtbench.data.windows import WindowOptions
 
@@ -369,7 +380,13 @@ def _data_module(plan: RunPlan, store: TrajectoryStore) -> TrajectoryDataModule:
     )
     training = config.training
     return TrajectoryDataModule(
-        store.path, options, batch_size=training.batch_size, steps=training.steps, seed=plan.seed
+        store.path,
+        options,
+        batch_size=training.batch_size,
+        steps=training.steps,
+        seed=plan.seed,
+        held_out_share=module.held_out_share,
+        is_held_out_step=module.is_held_out_step,
     )
 
 
@@ -508,6 +525,31 @@ def open_run(folder: str | Path) -> tuple[dict[str, Any], OfflineModule, Protoco
     for name in ("state_mean", "state_std"):
         settings[name] = np.asarray(settings[name], dtype=np.float32)
     return run_file, module.eval(), Protocol(**settings)
+
+
+def untrained(run_file: dict[str, Any]) -> OfflineModule:
+    """Rebuild the module of a run as it was before its first step, in evaluation mode."""
+    model = run_file["model"]
+    return model_entry(model["name"]).load()(model["config"], run_file["dims"], run_file["seed"]).eval()
+
+
+def find_run(folder: str | Path, task: str | None = None) -> Path:
+    """Return the folder of the one run at or below `folder`, of `task` where that is named.
+
+    Raises:
+        ConfigError: no finished run there, or several.
+    """
+    from dtbench.training import FINAL
+
+    folder = Path(folder)
+    found = [path.parent for path in sorted(folder.rglob(RUN_FILE)) if (path.parent / FINAL).is_file()]
+    if task is not None:
+        found = [path for path in found if json.loads((path / RUN_FILE).read_text())["task"]["id"] == task]
+    if not found:
+        raise ConfigError(f"{folder} holds no finished run{f' of {task}' if task else ''} (…/seed-<n>).")
+    if len(found) > 1:
+        raise ConfigError(f"{folder} holds {len(found)} runs; name one, e.g. {found[0]}.")
+    return found[0]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -90,6 +90,8 @@ def data_module(folder: Path, module: OfflineModule, steps: int, seed: int = 0) 
         batch_size=BATCH,
         steps=steps,
         seed=seed,
+        held_out_share=module.held_out_share,
+        is_held_out_step=module.is_held_out_step,
     )
 
 

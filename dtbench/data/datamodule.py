@@ -24,12 +24,24 @@ class TrajectoryDataModule(lightning.LightningDataModule):
         path: folder of a `TrajectoryStore`.
         batch_size: windows per batch and rank.
         steps: length of the training. It is one epoch of `steps` batches, whatever a model's optimisers do in a step.
+        held_out_share: share of the trajectories that only the steps for which `is_held_out_step` is true draw from.
     """
 
-    def __init__(self, path: str | Path, options: WindowOptions, *, batch_size: int, steps: int, seed: int) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        options: WindowOptions,
+        *,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        held_out_share: float = 0.0,
+        is_held_out_step: Callable[[int], bool] = lambda step: False,
+    ) -> None:
         super().__init__()
         self.path, self.options = Path(path), options
         self.batch_size, self.steps, self.seed = batch_size, steps, seed
+        self.held_out_share, self.is_held_out_step = held_out_share, is_held_out_step
         self._windows: Windows | None = None
 
     @property
@@ -42,14 +54,20 @@ class TrajectoryDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> WindowLoader:
         trainer = self.trainer
         if trainer is None:
-            return WindowLoader(self.windows, self.batch_size, self.steps, self.seed)
+            return self._loader(0, lambda: 0)
         device = trainer.strategy.root_device
         if device.type == "cuda" and self.windows.nbytes < _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
             self.windows.to(device)
         # After a restart Lightning has restored how many batches this epoch has done.
         done: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        return self._loader(trainer.global_rank, lambda: done.processed)
+
+    def _loader(self, rank: int, first_step: Callable[[], int]) -> WindowLoader:
+        windows, held_out = self.windows, None
+        if self.held_out_share > 0:
+            windows, held_out = windows.split(self.held_out_share, self.seed)
         return WindowLoader(
-            self.windows, self.batch_size, self.steps, self.seed, trainer.global_rank, lambda: done.processed
+            windows, self.batch_size, self.steps, self.seed, rank, first_step, held_out, self.is_held_out_step
         )
 
 
@@ -67,9 +85,12 @@ class WindowLoader:
         seed: int,
         rank: int = 0,
         first_step: Callable[[], int] = lambda: 0,
+        held_out: Windows | None = None,
+        is_held_out_step: Callable[[int], bool] = lambda step: False,
     ) -> None:
         self.windows, self.batch_size, self.steps, self.seed, self.rank = windows, batch_size, steps, seed, rank
         self.first_step = first_step
+        self.held_out, self.is_held_out_step = held_out, is_held_out_step
 
     def __len__(self) -> int:
         return self.steps
@@ -87,4 +108,5 @@ class WindowLoader:
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Return the batch of step `step` for this rank (keys and shapes: `Windows.gather`)."""
-        return self.windows.gather(self.windows.draw(self.batch_size, seed=self.seed, step=step, rank=self.rank))
+        windows = self.held_out if self.held_out is not None and self.is_held_out_step(step) else self.windows
+        return windows.gather(windows.draw(self.batch_size, seed=self.seed, step=step, rank=self.rank))

@@ -9,6 +9,7 @@ which is a trajectory with probability proportional to its length and a uniform 
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -130,6 +131,27 @@ class Windows:
             if isinstance(value, Tensor):
                 setattr(self, name, value.to(device))
         return self
+
+    def split(self, share: float, seed: int) -> tuple[Windows, Windows]:
+        """Part the kept trajectories at random: windows over 1 − `share` of them, and over the rest.
+
+        Both see the statistics and the arrays of all.
+
+        Raises:
+            ConfigError: fewer than two trajectories.
+        """
+        if len(self.kept_episodes) < 2:
+            raise ConfigError("Held-out trajectories need a dataset of at least two.")
+        generator = np.random.default_rng(np.random.SeedSequence((seed, len(self.kept_episodes))))
+        order = generator.permutation(self.kept_episodes)
+        count = min(_share(len(order), share), len(order) - 1)
+        return self._only(np.sort(order[count:])), self._only(np.sort(order[:count]))
+
+    def _only(self, episodes: NDArray[np.int64]) -> Windows:
+        part = copy.copy(self)
+        part.kept_episodes = episodes
+        part._kept_steps = part._steps_of_kept()
+        return part
 
     @property
     def nbytes(self) -> int:

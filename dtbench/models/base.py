@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError
 
 from dtbench.config import OptimizerConfig, TrainingConfig
-from dtbench.models.tokens import LAST_STATE_TOKEN, STATE_TOKENS, ActionHead, TrajectoryEmbedding
-from dtbench.models.trunk import Trunk
+from dtbench.models.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TrajectoryEmbedding
 
 Window = dict[str, Tensor]
 _RECENT = 100
@@ -47,10 +46,30 @@ class OfflineModule(lightning.LightningModule):
         self.options = self.Config(**config["model"])
         self.optimizer_config = OptimizerConfig(**config["optimizer"])
         self.context_length = TrainingConfig(**config["training"]).context_length
-        self.seed = seed
+        self.seed, self.step = seed, 0
         self.recent_losses: Tensor  # in the checkpoint, so that a resumed run ends with the same figure
         self.register_buffer("recent_losses", torch.full((_RECENT,), torch.nan))
         torch.manual_seed(seed)  # the subclass builds its layers next
+
+    @classmethod
+    def prepare(cls, options: Any) -> None:
+        """Find, fetch or make what a run needs beside its data, e.g. pretrained weights; done once, before any run.
+
+        Args:
+            options: an instance of `Config`.
+
+        Raises:
+            SourceError: it cannot be had.
+        """
+
+    @property
+    def held_out_share(self) -> float:
+        """Share of the trajectories that only the steps of `is_held_out_step` train on; 0 for most methods."""
+        return 0.0
+
+    def is_held_out_step(self, step: int) -> bool:
+        """Say whether the batch of the (0-based) step comes from the held-out trajectories."""
+        return False
 
     @property
     def weights(self) -> str:
@@ -140,8 +159,8 @@ class SequencePolicy(OfflineModule):
     """
 
     embedding: TrajectoryEmbedding
-    trunk: Trunk
-    head: ActionHead
+    trunk: Any  # `Trunk`, or an adapter with its call
+    head: nn.Module
 
     def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)

@@ -1,6 +1,8 @@
-"""GPT-2 weights for the trunk: from the hub, from a local folder, or none (`scratch`).
+"""Backbones: where a trunk's initial weights come from.
 
-Weights are read from safetensors only; nothing is unpickled.
+`scratch` (random), `bundled` (the small GPT-2 in this package), `synthetic(…)` (pretrained on a Markov chain), a local
+folder, or a hub id such as `gpt2`. Weights are read from safetensors, or with `weights_only=True`: none of
+their code runs.
 """
 
 from __future__ import annotations
@@ -8,37 +10,73 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dtbench.errors import ConfigError, SourceError
-from dtbench.models.trunk import Trunk, TrunkConfig
+from dtbench.models.mixers import Attention
+from dtbench.models.trunk import MixerFactory, Trunk, TrunkConfig
 
-SCRATCH = "scratch"
-_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+SCRATCH, BUNDLED, SYNTHETIC = "scratch", "bundled", "synthetic"
+BUNDLED_FOLDER = Path(__file__).resolve().parent / "backbones" / "bundled"
+_CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _HUB_TIMEOUT_S = 3.0
+
+#: Finds the first of some files of a backbone, or raises FileNotFoundError or `SourceError`.
+Files = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class LanguageTables:
+    """A language model's own input: word table (V, width), which is its output too, and positions (n, width)."""
+
+    words: Tensor
+    positions: Tensor
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A trunk's size, its weights under our names (None = random), and a description for results and tables."""
+    """A trunk's size, its weights under our names (None = random), and a description for results and tables.
+
+    `language` and `files` are None for a random one. `model_type` other than `gpt2` is a causal language model that
+    enters through `transformers.AutoModel` (`models/adapter.py`).
+    """
 
     config: TrunkConfig
     weights: dict[str, Tensor] | None
     description: str
+    model_type: str = "gpt2"
+    language: LanguageTables | None = None
+    files: Files | None = None
 
-    def load_into(self, trunk: Trunk) -> None:
-        """Copy the weights into `trunk`; parameters that GPT-2 does not have (gates) keep their initial values.
+    def build(self, mixer: MixerFactory = lambda config, layer: Attention(config)) -> nn.Module:
+        """Return the trunk with its weights in it; `mixer` makes the token mixer of each layer.
 
         Raises:
             ConfigError: the weights lack a tensor of the trunk, or have another shape.
         """
+        if self.model_type != "gpt2":
+            from dtbench.models.adapter import AutoTrunk
+
+            assert self.files is not None
+            return AutoTrunk(self.files(_CONFIG).parent)
+        trunk = Trunk(self.config, mixer)
+        self.load_into(trunk)
+        return trunk
+
+    def load_into(self, trunk: Trunk) -> None:
+        """Copy the weights into `trunk`; parameters that GPT-2 does not have (gates) keep their initial values."""
         if self.weights is None:
             return
         state = trunk.state_dict()
@@ -50,30 +88,86 @@ class Backbone:
             raise ConfigError(f"The weights of backbone {self.description} lack {lacking[0]}.")
         trunk.load_state_dict(self.weights, strict=False)
 
+    def tokenizer(self) -> Any:
+        """Return the backbone's own `tokenizers.Tokenizer`.
+
+        Raises:
+            ConfigError: a random backbone has none, or the folder holds none.
+        """
+        from tokenizers import ByteLevelBPETokenizer, Tokenizer
+
+        if self.files is None:
+            raise ConfigError(f"Backbone {self.description} has no tokenizer; a pretrained language model has one.")
+        try:
+            return Tokenizer.from_file(str(self.files(_TOKENIZER)))
+        except (FileNotFoundError, SourceError):
+            try:
+                return ByteLevelBPETokenizer(str(self.files("vocab.json")), str(self.files("merges.txt")))
+            except FileNotFoundError as error:
+                raise ConfigError(f"Backbone {self.description} lacks {_TOKENIZER}: it cannot read text.") from error
+
 
 def load_backbone(name: str, scratch: TrunkConfig, dropout: float) -> Backbone:
     """Find a backbone.
 
     Args:
-        name: `scratch`, the path of a folder with config.json and model.safetensors, or a hub id such as `gpt2`.
+        name: `scratch`, `bundled`, `synthetic` or `synthetic(states=100,temperature=1,steps=2000,seed=0)`, the path of
+            a folder with config.json and model.safetensors, or a hub id such as `gpt2`.
         scratch: the size of a `scratch` trunk; pretrained ones have the size they have.
         dropout: GPT-2-DT's, LaMo's and GPT2-DTMA's `resid_pdrop`; the other two keep GPT-2's own value (0.1).
 
     Raises:
-        ConfigError: not a GPT-2, or not readable.
+        ConfigError: not a causal language model, or not readable.
         SourceError: a hub id that is neither cached nor reachable.
     """
     if name == SCRATCH:
         return Backbone(scratch, None, f"random ({scratch.layers} × {scratch.width}, {scratch.heads} heads)")
+    files, label = find_files(name)
+    return _read(files, label, dropout)
+
+
+def find_files(name: str) -> tuple[Files, str]:
+    """Return where a backbone's files are, and its name for results.
+
+    Raises:
+        ConfigError: neither a folder nor a possible hub id.
+    """
+    if name == BUNDLED:
+        return _in_folder(BUNDLED_FOLDER), BUNDLED
+    if re.fullmatch(rf"{SYNTHETIC}(\(.*\))?", name):
+        from dtbench.models.backbones.recipes import synthetic_folder
+
+        folder = synthetic_folder(name)
+        return _in_folder(folder), folder.name
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _read_folder(folder / _CONFIG, folder / _WEIGHTS, folder.resolve().name, dropout)
+        return _in_folder(folder), folder.resolve().name
     if name.startswith((".", "/", "~")):
-        raise ConfigError(f"There is no backbone folder {name}; it must hold {_CONFIG} and {_WEIGHTS}.")
-    return _read_folder(_from_hub(name, _CONFIG), _from_hub(name, _WEIGHTS), name, dropout)
+        raise ConfigError(f"There is no backbone folder {name}; it must hold {_CONFIG} and {_WEIGHTS[0]}.")
+    ways_out = (
+        f"ways out: a cache that has it (HF_HOME), a local folder with {_CONFIG} and {_WEIGHTS[0]} "
+        f"(--set model.backbone=FOLDER), or the small one in this package (--set model.backbone={BUNDLED})"
+    )
+    return (lambda *filenames: from_hub(name, *filenames, ways_out=ways_out)), name
 
 
-def _from_hub(repo: str, filename: str) -> Path:
+def _in_folder(folder: Path) -> Files:
+    def find(*filenames: str) -> Path:
+        for filename in filenames:
+            if (folder / filename).is_file():
+                return folder / filename
+        raise FileNotFoundError(filenames[0])
+
+    return find
+
+
+def from_hub(repo: str, *filenames: str, kind: str = "model", ways_out: str) -> Path:
+    """Return the first of some files of a hub repository, from the cache or downloaded.
+
+    Raises:
+        ConfigError: no possible hub id.
+        SourceError: neither cached nor reachable within seconds, or not there; ends with `ways_out`.
+    """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -83,24 +177,27 @@ def _from_hub(repo: str, filename: str) -> Path:
         RepositoryNotFoundError,
     )
 
-    try:
-        return Path(hf_hub_download(repo, filename, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
-    except HFValidationError as error:
-        raise ConfigError(f"model.backbone={repo!r} is neither {SCRATCH!r}, a folder nor a hub id.") from error
-    ways_out = (
-        f"ways out: a cache that has it (HF_HOME), a local folder with {_CONFIG} and {_WEIGHTS} "
-        f"(--set model.backbone=FOLDER), or random weights (--set model.backbone={SCRATCH})"
-    )
+    for filename in filenames:
+        try:
+            return Path(hf_hub_download(repo, filename, repo_type=kind, local_files_only=True))
+        except LocalEntryNotFoundError:
+            continue
+        except HFValidationError as error:
+            known = f"{SCRATCH!r}, {BUNDLED!r}, {SYNTHETIC!r}"
+            raise ConfigError(f"{repo!r} is none of {known}, and neither a folder nor a hub id.") from error
     if not _reachable(constants.ENDPOINT):
-        raise SourceError(f"Backbone {repo!r} is not cached and the model hub cannot be reached; {ways_out}.")
-    try:
-        return Path(hf_hub_download(repo, filename))
-    except (RepositoryNotFoundError, EntryNotFoundError) as error:
-        raise SourceError(f"The model hub has no {filename} for {repo!r}; {ways_out}.") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise SourceError(f"Backbone {repo!r} could not be downloaded ({type(error).__name__}); {ways_out}.") from error
+        raise SourceError(f"The {kind} {repo!r} is not cached and the model hub cannot be reached; {ways_out}.")
+    for filename in filenames:
+        try:
+            return Path(hf_hub_download(repo, filename, repo_type=kind))
+        except RepositoryNotFoundError as error:
+            raise SourceError(f"The model hub has no {kind} {repo!r}; {ways_out}.") from error
+        except EntryNotFoundError:
+            continue
+        except (HfHubHTTPError, OSError) as error:
+            reason = type(error).__name__
+            raise SourceError(f"The {kind} {repo!r} could not be downloaded ({reason}); {ways_out}.") from error
+    raise SourceError(f"The model hub has no {filenames[0]} for {repo!r}; {ways_out}.")
 
 
 def _reachable(endpoint: str) -> bool:
@@ -120,19 +217,47 @@ def _reachable(endpoint: str) -> bool:
     return True
 
 
-def _read_folder(config_file: Path, weights_file: Path, name: str, dropout: float) -> Backbone:
+def _read(files: Files, name: str, dropout: float) -> Backbone:
     try:
-        raw = json.loads(config_file.read_text())
-        tensors = load_file(weights_file)
+        raw = json.loads(files(_CONFIG).read_text())
+        weights_file = files(*_WEIGHTS)
     except FileNotFoundError as error:
-        raise ConfigError(f"Backbone {name!r} lacks {Path(error.filename or weights_file).name}.") from error
-    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigError(f"Backbone {name!r} lacks {error.args[0]}.") from error
+    except (OSError, ValueError) as error:
         raise ConfigError(f"Backbone {name!r} cannot be read: {error}.") from error
-    if raw.get("model_type") != "gpt2":
-        raise ConfigError(f"Backbone {name!r} is a {raw.get('model_type')!r}; the trunk takes GPT-2 weights.")
+    model_type = str(raw.get("model_type"))
     digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()[:12]
-    config = gpt2_trunk_config(raw, dropout)
-    return Backbone(config, gpt2_weights(tensors, config.layers), f"{name} (sha256 {digest})")
+    description = f"{name} (sha256 {digest})"
+    if model_type != "gpt2":
+        from dtbench.models.adapter import trunk_config
+
+        return Backbone(trunk_config(weights_file.parent, name), None, description, model_type, files=files)
+    config, tensors = gpt2_trunk_config(raw, dropout), read_tensors(weights_file)
+    tables = LanguageTables(_take(tensors, "wte.weight"), _take(tensors, "wpe.weight"))
+    return Backbone(config, gpt2_weights(tensors, config.layers), description, language=tables, files=files)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read a `.safetensors` file, or a `.bin` with `weights_only=True`, as float32 without the prefix `transformer.`.
+
+    Raises:
+        ConfigError: not readable.
+    """
+    try:
+        tensors = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise ConfigError(f"{file} cannot be read: {str(error).splitlines()[0]}.") from error
+    return {name.removeprefix("transformer."): tensor.float() for name, tensor in tensors.items()}
+
+
+def _take(tensors: dict[str, Tensor], name: str) -> Tensor:
+    if name not in tensors:
+        raise ConfigError(f"These are not the weights of a GPT-2: {name} is missing.")
+    return tensors[name]
 
 
 def gpt2_trunk_config(raw: dict[str, Any], dropout: float) -> TrunkConfig:
@@ -163,9 +288,7 @@ def gpt2_weights(tensors: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
 
     def take(name: str) -> Tensor:
-        if name not in tensors:
-            raise ConfigError(f"These are not the weights of a GPT-2: {name} is missing.")
-        return tensors[name]
+        return _take(tensors, name)
 
     def take_norm(theirs: str, name: str) -> None:
         ours[f"{name}.weight"], ours[f"{name}.bias"] = take(f"{theirs}.weight"), take(f"{theirs}.bias")

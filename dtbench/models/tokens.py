@@ -11,21 +11,45 @@ STATE_TOKENS = slice(1, None, TOKENS_PER_STEP)
 LAST_STATE_TOKEN = slice(-2, -1)
 
 
-class TrajectoryEmbedding(nn.Module):
-    """Linear embeddings of (R̂, s, a), one learnt vector per time step, and one LayerNorm shared by all tokens.
+class ResidualBlock(nn.Module):
+    """h = W₀x + b₀, out = W₁ GELU(h) + b₁ + h: LaMo's MLP embedding. The residual is in its code, not in its paper."""
 
-    The papers differ in one place: DT and DC add the time vector before the LayerNorm (`norm_before_time=False`),
-    GPT-2-DT, LaMo and GPT2-DTMA after it (`norm_before_time=True`). The initial weights are PyTorch's defaults, as in
-    all reference repositories.
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(inputs, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        return self.second(nn.functional.gelu(hidden)) + hidden
+
+
+#: By the names of the option `model.embedding`.
+EMBEDDINGS = {"linear": nn.Linear, "mlp": ResidualBlock}
+
+
+class TrajectoryEmbedding(nn.Module):
+    """Embeddings of (R̂, s, a), one learnt vector per time step, and one LayerNorm shared by all tokens.
+
+    The papers differ in two places: DT and DC add the time vector before the LayerNorm (`norm_before_time=False`),
+    GPT-2-DT, LaMo and GPT2-DTMA after it (`norm_before_time=True`); and the last two embed with a residual block
+    (`kind="mlp"`) where the others use a linear map. The initial weights are PyTorch's defaults, as in all reference
+    repositories.
     """
 
     def __init__(
-        self, observation_dim: int, action_dim: int, width: int, max_timesteps: int, norm_before_time: bool
+        self,
+        observation_dim: int,
+        action_dim: int,
+        width: int,
+        max_timesteps: int,
+        norm_before_time: bool,
+        kind: str = "linear",
     ) -> None:
         super().__init__()
-        self.embed_return = nn.Linear(1, width)
-        self.embed_state = nn.Linear(observation_dim, width)
-        self.embed_action = nn.Linear(action_dim, width)
+        embed = EMBEDDINGS[kind]
+        self.embed_return = embed(1, width)
+        self.embed_state = embed(observation_dim, width)
+        self.embed_action = embed(action_dim, width)
         self.embed_timestep = nn.Embedding(max_timesteps, width)
         self.norm = nn.LayerNorm(width)
         self.norm_before_time = norm_before_time
@@ -41,27 +65,32 @@ class TrajectoryEmbedding(nn.Module):
             Tokens (B, 3K, width) in the order R̂ s a, and their mask (B, 3K) bool.
         """
         time = self.embed_timestep(window["timesteps"])[:, :, None]
-        tokens = torch.stack(
+        tokens = self.content(window)
+        tokens = self.norm(tokens) + time if self.norm_before_time else self.norm(tokens + time)
+        return tokens.flatten(1, 2), window["padding_mask"].repeat_interleave(TOKENS_PER_STEP, dim=1)
+
+    def content(self, window: dict[str, Tensor]) -> Tensor:
+        """Embed R̂, s and a, without their time: (B, K, 3, width), before the LayerNorm."""
+        return torch.stack(
             (
                 self.embed_return(window["returns_to_go"][..., None]),
                 self.embed_state(window["observations"]),
                 self.embed_action(window["actions"]),
             ),
             dim=2,
-        )  # (B, K, 3, width)
-        tokens = self.norm(tokens) + time if self.norm_before_time else self.norm(tokens + time)
-        return tokens.flatten(1, 2), window["padding_mask"].repeat_interleave(TOKENS_PER_STEP, dim=1)
+        )
 
 
 class ActionHead(nn.Module):
-    """Linear map from a state token to an action, through tanh where actions lie in [−1, 1]."""
+    """From a state token to an action: a linear map or an MLP, through tanh where actions lie in [−1, 1]."""
 
-    def __init__(self, width: int, action_dim: int, tanh: bool = True) -> None:
+    def __init__(self, width: int, action_dim: int, tanh: bool = True, kind: str = "linear") -> None:
         super().__init__()
-        self.linear = nn.Linear(width, action_dim)
+        hidden = [nn.Linear(width, width), nn.GELU()] if kind == "mlp" else []
+        self.layers = nn.Sequential(*hidden, nn.Linear(width, action_dim))
         self.tanh = tanh
 
     def forward(self, state_tokens: Tensor) -> Tensor:
         """(…, width) → (…, action_dim)."""
-        actions = self.linear(state_tokens)
+        actions = self.layers(state_tokens)
         return torch.tanh(actions) if self.tanh else actions

@@ -8,7 +8,7 @@ import torch
 from dtbench.errors import ConfigError
 from dtbench.models.gpt2_dtma import Gpt2Dtma
 from dtbench.models.mixers import HeadGatedAttention
-from tests.contract import DIMS, fit_steps, model_config
+from tests.contract import DIMS, data_module, fit_steps, model_config, windows
 
 
 def build(**model) -> Gpt2Dtma:
@@ -66,6 +66,43 @@ def test_both_groups_warm_up():
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected, expected])
         optimizer.step()
         schedule.step()
+
+
+def test_gates_are_logged_per_head():
+    module = build()
+    _, metrics = module.loss(windows(module))
+    assert {name for name in metrics if name.startswith("gate_")} == {"gate_0", "gate_1"}
+    torch.nn.init.zeros_(module.gate.weight)
+    with torch.no_grad():
+        module.gate.bias.copy_(torch.tensor([0.5, -2.0]))
+    _, metrics = module.loss(windows(module))
+    assert (metrics["gate_0"].item(), metrics["gate_1"].item()) == pytest.approx((0.5, 2.0))
+
+
+def test_held_out_gate_trains_on_other_trajectories(tmp_path):
+    """The PointMaze variant: the gate's steps see trajectories that no other step does."""
+    module = build(gate_every=3, gate_data="held_out", held_out_share=0.25)
+    loader = data_module(tmp_path, module, steps=60).train_dataloader()
+    train, held_out = set(loader.windows.kept_episodes), set(loader.held_out.kept_episodes)
+    assert (len(train), len(held_out), train & held_out) == (9, 3, set())
+    offsets = loader.windows.store.episode_offsets
+    for step in range(60):
+        part = held_out if module.is_gate_step(step) else train
+        chosen = loader.held_out if module.is_gate_step(step) else loader.windows
+        starts = chosen.draw(8, seed=loader.seed, step=step).numpy()
+        assert set(offsets.searchsorted(starts, side="right") - 1) <= part
+        expected = chosen.gather(chosen.draw(8, seed=loader.seed, step=step))
+        assert torch.equal(loader.batch(step)["observations"], expected["observations"])
+
+
+def test_named_heads_of_layer_0_get_new_queries(tmp_path):
+    plain, probed = build(), build(reinit_heads="[1]")
+    old, new = (module.trunk.blocks[0].mixer.query.weight.unflatten(0, (2, -1)) for module in (plain, probed))
+    assert torch.equal(old[0], new[0])
+    assert not torch.equal(old[1], new[1])
+    assert torch.equal(plain.trunk.blocks[0].mixer.key.weight, probed.trunk.blocks[0].mixer.key.weight)
+    with pytest.raises(ConfigError, match="heads 0 to 1"):
+        build(reinit_heads="[2]")
 
 
 def test_gate_every_step_is_refused():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dtbench.models.tokens import STATE_TOKENS, ActionHead, TrajectoryEmbedding
+from dtbench.models.tokens import STATE_TOKENS, ActionHead, ResidualBlock, TrajectoryEmbedding
 
 
 def window(batch: int = 2, steps: int = 4) -> dict[str, torch.Tensor]:
@@ -52,4 +52,17 @@ def test_head_goes_through_tanh_or_not():
     x = 100 * torch.randn(5, 8)
     assert head(x).abs().max() <= 1
     head.tanh = False
-    assert torch.equal(head(x), head.linear(x))
+    assert torch.equal(head(x), head.layers(x))
+
+
+def test_mlp_embedding_and_head_are_lamos_blocks():
+    block = ResidualBlock(3, 8)
+    x = torch.randn(5, 3)
+    hidden = x @ block.first.weight.T + block.first.bias
+    expected = torch.nn.functional.gelu(hidden) @ block.second.weight.T + block.second.bias + hidden
+    assert torch.allclose(block(x), expected, atol=1e-6)
+    head = ActionHead(8, 2, tanh=False, kind="mlp")
+    first, second = head.layers[0], head.layers[2]
+    state = torch.randn(4, 8)
+    expected = torch.nn.functional.gelu(state @ first.weight.T + first.bias) @ second.weight.T + second.bias
+    assert torch.allclose(head(state), expected, atol=1e-6)

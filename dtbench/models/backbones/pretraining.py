@@ -1,0 +1,175 @@
+"""Pretrain a small GPT-2 on token sequences, and measure its perplexity."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from transformers import GPT2Config, GPT2LMHeadModel
+
+Tokens = NDArray[np.integer]
+#: Gives the batch of a step, (B, T) integers: a function of nothing but (seed, step), so that a training can go on.
+BatchSource = Callable[[int], Tokens]
+_CHECKPOINT, _LOG = "latest.pt", "progress.csv"
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """Size and training of a backbone; written into its card.
+
+    Attributes:
+        context: tokens per sequence; also the rows of the position table.
+        repeat_share: share of the sequences that are one stretch of text over and over (see `text_batches`).
+        symmetric_start: start layer 0 with keys equal to queries, so that W_q W_kᵀ is symmetric positive semi-definite
+            as pretrained transformers' tend to be (mimetic initialisation, Trockman & Kolter 2023, arXiv 2305.09828).
+    """
+
+    vocabulary: int
+    steps: int
+    layers: int = 4
+    heads: int = 4
+    width: int = 128
+    context: int = 256
+    batch_size: int = 8
+    learning_rate: float = 2e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.1
+    gradient_clip: float = 1.0
+    dropout: float = 0.0
+    repeat_share: float = 0.0
+    symmetric_start: bool = False
+    seed: int = 0
+
+
+def text_batches(tokens: Tokens, settings: PretrainSettings) -> BatchSource:
+    """Draw stretches of a text uniformly; a share of them repeats its beginning, 1/16 to 1/2 of it."""
+
+    def batch(step: int) -> Tokens:
+        random = np.random.default_rng((settings.seed, step))
+        starts = random.integers(0, len(tokens) - settings.context, settings.batch_size)
+        places = np.tile(np.arange(settings.context), (settings.batch_size, 1))
+        repeated = random.random(settings.batch_size) < settings.repeat_share
+        periods = random.integers(settings.context // 16, settings.context // 2, settings.batch_size)
+        places[repeated] %= periods[repeated, None]
+        return tokens[starts[:, None] + places]
+
+    return batch
+
+
+def pretrain(settings: PretrainSettings, batches: BatchSource, folder: Path, every: int = 500) -> GPT2LMHeadModel:
+    """Train with AdamW (betas 0.9, 0.95) and a cosine schedule to a tenth of the learning rate.
+
+    Every `every` steps `folder` gets a checkpoint and a line of `progress.csv`; started again, it goes on from there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    model = new_model(settings)
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() == 1]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(
+        groups, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    checkpoint, first = folder / _CHECKPOINT, 0
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, weights_only=True)
+        first = state.pop("step")
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    model.train()
+    losses, started = [], time.monotonic()
+    for step in range(first, settings.steps):
+        ids = torch.from_numpy(batches(step).astype(np.int64))
+        torch.manual_seed(settings.seed * 1_000_003 + step)
+        logits = model(input_ids=ids).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if (step + 1) % every == 0 or step + 1 == settings.steps:
+            torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}, checkpoint)
+            with (folder / _LOG).open("a") as log:
+                log.write(f"{step + 1},{np.mean(losses):.4f},{time.monotonic() - started:.0f}\n")
+            losses = []
+    return model.eval()
+
+
+def new_model(settings: PretrainSettings) -> GPT2LMHeadModel:
+    """Build the untrained GPT-2, its weights a function of the seed."""
+    torch.manual_seed(settings.seed)
+    config = GPT2Config(
+        vocab_size=settings.vocabulary,
+        n_positions=settings.context,
+        n_embd=settings.width,
+        n_layer=settings.layers,
+        n_head=settings.heads,
+        resid_pdrop=settings.dropout,
+        embd_pdrop=settings.dropout,
+        attn_pdrop=settings.dropout,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = GPT2LMHeadModel(config)
+    if settings.symmetric_start:
+        first: Any = model.transformer.h[0]
+        weight = first.attn.c_attn.weight
+        with torch.no_grad():
+            weight[:, settings.width : 2 * settings.width] = weight[:, : settings.width]
+    return model
+
+
+def save_backbone(model: GPT2LMHeadModel, folder: Path) -> None:
+    """Write `config.json` and `model.safetensors` (float16): a folder that `backbone:` and `transformers` both take."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {**model.config.to_diff_dict(), "architectures": ["GPT2LMHeadModel"]}
+    # The dropouts are those of fine-tuning: GPT-2's own, whatever the pretraining used.
+    config |= {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    tensors = {name: t.detach().half().contiguous() for name, t in model.transformer.state_dict().items()}
+    save_file({f"transformer.{name}": t for name, t in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+@torch.no_grad()
+def perplexity(model: GPT2LMHeadModel, tokens: Tokens, batch_size: int = 32) -> float:
+    """Return exp(mean cross-entropy) per token over whole windows of the context length.
+
+    The windows overlap by half and only their second halves count, so that every token counted has seen at least half
+    a context.
+    """
+    context = model.config.n_positions
+    half = context // 2
+    starts = np.arange(0, len(tokens) - context, half)
+    total, count = 0.0, 0
+    for rows in np.split(starts, range(batch_size, len(starts), batch_size)):
+        ids = torch.from_numpy(tokens[rows[:, None] + np.arange(context)].astype(np.int64))
+        logits = model(input_ids=ids).logits[:, half - 1 : -1].float()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, half:].flatten(), reduction="sum")
+        total, count = total + loss.item(), count + ids[:, half:].numel()
+    return math.exp(total / count)
+
+
+def unigram_perplexity(train: Tokens, tokens: Tokens, vocabulary: int) -> float:
+    """Return the perplexity of the training text's token frequencies (plus one each) on `tokens`."""
+    counts = np.bincount(train, minlength=vocabulary) + 1.0
+    return float(np.exp(-np.log(counts / counts.sum())[tokens].mean()))
+
+
+def _rate(step: int, settings: PretrainSettings) -> float:
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -1,0 +1,133 @@
+"""GPT-2-DT, also called Wiki-RL (Reid et al., 2022, arXiv 2201.12122; machelreid/can-wikipedia-help-offline-rl)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dtbench.errors import ConfigError
+from dtbench.models.base import Window
+from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy, one_of
+
+_ROUNDS = 20
+
+
+@dataclass
+class Gpt2DtConfig(Gpt2Config):
+    """Fully fine-tuned GPT-2.
+
+    Attributes:
+        extended_positions: start the time table from the language model's positions, repeated to the longest episode.
+        shared_projections: the action head is the transposed embedding of actions, without bias.
+        alignment: pull the embedded trajectory towards the nearest of `alignment_centres` clusters of words: `cosine`
+            as the paper says, `reference` as its code computes it (the einsum never sums the feature axis), or `none`.
+            A backbone without words has nothing to align with, and the loss is left out.
+        alignment_weight: its weight at the start; it fades around step 2,500 and is gone by step 5,000.
+    """
+
+    dropout: float = 0.2
+    extended_positions: bool = False
+    shared_projections: bool = False
+    alignment: str = "cosine"
+    alignment_weight: float = 0.1
+    alignment_centres: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("alignment", self.alignment, (*ALIGNMENTS, "none"))
+        if self.shared_projections and "mlp" in (self.embedding, self.head):
+            raise ConfigError("model.shared_projections needs model.embedding=linear and model.head=linear.")
+        if self.alignment_centres < 1 or self.alignment_weight < 0:
+            raise ConfigError("model.alignment_centres must be at least 1 and model.alignment_weight not negative.")
+
+
+class Gpt2Dt(Gpt2Policy):
+    """GPT-2, all of it fine-tuned on trajectories, with the paper's alignment of trajectories and words."""
+
+    Config = Gpt2DtConfig
+    centres: Tensor | None
+
+    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+        super().__init__(config, dims, seed)
+        options, tables = self.options, self.backbone.language
+        if options.extended_positions:
+            if tables is None:
+                raise ConfigError(f"model.extended_positions needs a language model; backbone {self.weights} is none.")
+            with torch.no_grad():
+                self.embedding.embed_timestep.weight.copy_(extend_positions(tables.positions, dims["max_timesteps"]))
+        if options.shared_projections:
+            self.head = SharedHead(self.embedding.embed_action, options.tanh)
+        aligned = options.alignment != "none" and options.alignment_weight > 0 and tables is not None
+        centres = word_centres(tables.words, options.alignment_centres) if aligned and tables is not None else None
+        self.register_buffer("centres", centres)
+
+    def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = super().loss(batch)
+        weight = self.options.alignment_weight * alignment_schedule(self.step)
+        if self.centres is None or weight == 0:
+            return loss, metrics
+        embedded = self.embedding.norm(self.embedding.content(batch))[batch["padding_mask"]]
+        aligned = ALIGNMENTS[self.options.alignment](embedded, self.centres)
+        return loss + weight * aligned, {**metrics, "alignment_loss": aligned.detach()}
+
+
+class SharedHead(nn.Module):
+    """a = tanh(Wᵀx) with the weight W of the embedding of actions (`--share_input_output_proj`)."""
+
+    def __init__(self, embed_action: nn.Linear, tanh: bool) -> None:
+        super().__init__()
+        self._embed_action = [embed_action]  # in a list: the weight belongs to the embedding alone
+        self.tanh = tanh
+
+    def forward(self, state_tokens: Tensor) -> Tensor:
+        """(…, width) → (…, action_dim)."""
+        actions = state_tokens @ self._embed_action[0].weight
+        return torch.tanh(actions) if self.tanh else actions
+
+
+def extend_positions(positions: Tensor, count: int) -> Tensor:
+    """Lengthen a position table (n, d) to (count, d): rows 0 and 1 once, then rows 2 … n − 1 over and over."""
+    rows = torch.arange(count)
+    later = 2 + (rows - 2) % (len(positions) - 2)
+    return positions[torch.where(rows < 2, rows, later)]
+
+
+def alignment_schedule(step: int) -> float:
+    """Return 1 / (1 + exp(−((5000 − step) / 500 − 5))): about 1 at first, 0.5 at step 2,500, 0.007 at 5,000."""
+    return 1 / (1 + math.exp(min(700.0, -((5000 - step) / 500 - 5))))
+
+
+def cosine_alignment(embedded: Tensor, centres: Tensor) -> Tensor:
+    """−mean over tokens of the largest cosine to a centre: (N, 3, d) and (C, d) → scalar."""
+    return -(nn.functional.normalize(embedded, dim=-1) @ centres.T).amax(dim=-1).mean()
+
+
+def reference_alignment(embedded: Tensor, centres: Tensor) -> Tensor:
+    """What the reference computes: −mean over tokens and features j of max over centres of e_j · c_j.
+
+    Its einsum 'iaj,bj->iabj' keeps the feature axis. The largest product is e_j times the largest c_j where e_j is
+    positive, and times the smallest elsewhere.
+    """
+    unit = nn.functional.normalize(embedded, dim=-1)
+    return -torch.where(unit > 0, unit * centres.amax(dim=0), unit * centres.amin(dim=0)).mean()
+
+
+def word_centres(words: Tensor, count: int) -> Tensor:
+    """Cluster the word table by cosine (spherical k-means): (V, d) → (min(count, V), d), of length 1."""
+    words = nn.functional.normalize(words, dim=-1)
+    generator = torch.Generator().manual_seed(0)
+    centres = words[torch.randperm(len(words), generator=generator)[:count]]
+    for _ in range(_ROUNDS):
+        nearest = (words @ centres.T).argmax(dim=-1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, words)
+        empty = torch.bincount(nearest, minlength=len(centres)) == 0
+        centres = torch.where(empty[:, None], centres, nn.functional.normalize(sums, dim=-1))
+    return centres
+
+
+ALIGNMENTS = {"cosine": cosine_alignment, "reference": reference_alignment}
