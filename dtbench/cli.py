@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dtbench import __version__
+from dtbench.cli_language import analyze_app, backbone_app
 from dtbench.errors import ConfigError, DtbenchError
 
 app = typer.Typer(
@@ -33,6 +32,8 @@ data_app = typer.Typer(help="Build, describe and check datasets.", no_args_is_he
 app.add_typer(list_app, name="list")
 app.add_typer(show_app, name="show")
 app.add_typer(data_app, name="data")
+app.add_typer(analyze_app, name="analyze")
+app.add_typer(backbone_app, name="backbone")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Models = Annotated[list[str], typer.Option("--model", "-m", help="Model; repeat or separate by commas.")]
@@ -49,16 +50,6 @@ def main() -> None:
     except BrokenPipeError:  # `dtbench … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turn Ctrl-C into one sentence and exit code 130; click would end without a word."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("dtbench: interrupted; the same command goes on where this one stopped.", err=True)
-        raise typer.Exit(130) from None
 
 
 def _version(wanted: bool) -> None:
@@ -108,7 +99,7 @@ def run(
     The same command again skips what is finished and resumes what was interrupted.
     """
     from dtbench import runner
-    from dtbench.console import err
+    from dtbench.console import err, interruptible
     from dtbench.suites import load_suite
 
     chosen, reason = (preset, "asked for") if preset else runner.default_preset()
@@ -129,7 +120,7 @@ def run(
     if dry_run:
         _print_plans(plans, json_)
         return
-    with _interruptible():
+    with interruptible():
         summary = runner.execute(plans, existing=existing, jobs=jobs, launcher=launcher)
     _finish(summary, output, json_)
     if summary.failed:
@@ -179,9 +170,10 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Evaluate a trained run again, at other targets or with more episodes; the run's result is left as it is."""
+    from dtbench.console import interruptible
     from dtbench.runner import evaluate_again
 
-    with _interruptible():
+    with interruptible():
         rows = evaluate_again(folder, targets=target, episodes=episodes, seed=seed)
     if json_:
         _echo_json(rows)
@@ -202,11 +194,12 @@ def record(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the environment.")] = 0,
 ) -> None:
     """Film one episode of a trained run (needs the extra `video`)."""
+    from dtbench.console import interruptible
     from dtbench.evaluation.record import record as film
     from dtbench.runner import open_run
 
     run_file, module, protocol = open_run(folder)
-    with _interruptible():
+    with interruptible():
         done = film(module, protocol, run_file["task"]["score_target"] if target is None else target, out, seed)
     typer.echo(f"Wrote {out}: {done.lengths[0]} steps, return {done.returns[0]:.1f}")
 
@@ -336,14 +329,14 @@ def data_build(
     force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
 ) -> None:
     """Roll out the shipped behaviour policies in the real environments; safe to interrupt and to run twice at once."""
-    from dtbench.console import progress
+    from dtbench.console import interruptible, progress
     from dtbench.data.sources import local
 
     if format_ not in ("store", "minari"):
         raise ConfigError(f"--format must be store or minari, not {format_!r}.")
     datasets = _local_datasets(suite, task)
     for number, dataset in enumerate(datasets, start=1):
-        with _interruptible(), progress(dataset) as report:
+        with interruptible(), progress(dataset) as report:
             store = local.build(dataset, steps=steps, workers=workers, progress=report, force=force)
         typer.echo(
             f"{number}/{len(datasets)} {dataset}: {store.num_episodes:,} episodes, {store.num_steps:,} steps, "

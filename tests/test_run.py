@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dtbench import cli, runner
-from dtbench.errors import ConfigError
+from dtbench.errors import ConfigError, SourceError
 from dtbench.results import read_result
 
 TASK = "hopper-medium"
@@ -75,6 +75,34 @@ def test_run_records_ranks_and_skips_what_is_done(tmp_path):
     assert "gpt2_dtma" in (tmp_path / "again.md").read_text()
 
 
+def test_analyses_of_a_trained_run(tmp_path):
+    dtbench(*RUN, "--model", "lamo", "--output", tmp_path)
+    (folder,) = tmp_path.glob("*@*/*/*/*/*/seed-0")
+    heads = json.loads(dtbench("analyze", "markov-heads", folder, "--json"))["layers"]
+    assert [len(layer["heads"]) for layer in heads] == [2, 2]
+    words = ("analyze", "attention", tmp_path, "--task", TASK, "--episodes", "2", "--plot", tmp_path / "a.png")
+    content = json.loads(dtbench(*words, "--json").partition("\n")[2])  # the first line names the figure
+    for layer in (*content["layers"], *content["before"]["layers"]):
+        for head in layer["heads"]:
+            assert 0 <= head["last_token_mass"] <= 1
+            assert head["entropy"] >= 0
+    assert content["layers"] != content["before"]["layers"]
+    assert (tmp_path / "a.png").is_file()
+    with pytest.raises(ConfigError, match="no finished run of walker2d-medium"):
+        dtbench("analyze", "attention", tmp_path, "--task", "walker2d-medium")
+
+
+def test_a_backbone_that_cannot_be_had_stops_before_anything_is_built(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("DTBENCH_HOME", str(tmp_path / "home"))
+    with pytest.raises(SourceError, match=r"HF_HOME.*model\.backbone=FOLDER.*model\.backbone=bundled"):
+        dtbench(*RUN, "--model", "gpt2_dt", "--set", "model.backbone=gpt2", "--output", tmp_path)
+    assert not (tmp_path / "home").exists()
+
+
 def test_evaluate_again_repeats_the_score(tmp_path):
     dtbench(*RUN, "--model", "dt", "--output", tmp_path)
     result = only_result(tmp_path)
@@ -105,7 +133,7 @@ def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
         raise ValueError("the loss exploded")
 
     monkeypatch.setattr(DecisionTransformer, "loss", explode)
-    text = dtbench(*RUN, "--model", "dt,gpt2_dtma", "--output", tmp_path, expect=1)
+    text = dtbench(*RUN, "--model", "dt,gpt2_dtma", "--jobs", "1", "--output", tmp_path, expect=1)
     assert "1 runs failed" in text
     statuses = {}
     for path in tmp_path.glob("*@*/*/*/*/*/seed-*.json"):
