@@ -98,15 +98,15 @@ def run(
 
     The same command again skips what is finished and resumes what was interrupted.
     """
-    from dtbench import runner
+    from dtbench import plan, runner
     from dtbench.console import err, interruptible
     from dtbench.suites import load_suite
 
-    chosen, reason = (preset, "asked for") if preset else runner.default_preset()
+    chosen, reason = (preset, "asked for") if preset else plan.default_preset()
     err.print(f"dtbench {__version__}: preset {chosen} ({reason})", markup=False)
     hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
     flags = [f"hardware.{key}={value}" for key, value in hardware.items() if value is not None]
-    plans = runner.plan_runs(
+    plans = plan.plan_runs(
         load_suite(suite),
         _split(model),
         output=output,
@@ -171,7 +171,7 @@ def evaluate(
 ) -> None:
     """Evaluate a trained run again, at other targets or with more episodes; the run's result is left as it is."""
     from dtbench.console import interruptible
-    from dtbench.runner import evaluate_again
+    from dtbench.trained import evaluate_again
 
     with interruptible():
         rows = evaluate_again(folder, targets=target, episodes=episodes, seed=seed)
@@ -196,7 +196,7 @@ def record(
     """Film one episode of a trained run (needs the extra `video`)."""
     from dtbench.console import interruptible
     from dtbench.evaluation.record import record as film
-    from dtbench.runner import open_run
+    from dtbench.trained import open_run
 
     run_file, module, protocol = open_run(folder)
     with interruptible():

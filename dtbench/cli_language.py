@@ -30,7 +30,7 @@ def markov_heads(
 ) -> None:
     """Tell which heads are Markov heads (arXiv 2409.06985): W_q W_kᵀ with a positive, dominating diagonal."""
     from dtbench.analysis.markov_heads import analyze_layers, load_layers, module_layers
-    from dtbench.runner import RUN_FILE, open_run
+    from dtbench.trained import RUN_FILE, open_run
 
     is_run = (Path(what).expanduser() / RUN_FILE).is_file()
     layers, count = module_layers(open_run(what)[1]) if is_run else load_layers(what, heads)
@@ -78,7 +78,7 @@ def attention(
 ) -> None:
     """Let a trained policy act and tell where its heads look; the same windows through its untrained weights beside."""
     from dtbench.analysis.attention import attention_figures, record_windows
-    from dtbench.runner import find_run, open_run, untrained
+    from dtbench.trained import find_run, open_run, untrained
 
     folder = find_run(run, task)
     run_file, module, protocol = open_run(folder)

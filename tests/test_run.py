@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dtbench import cli, runner
+from dtbench import cli, plan, runner
 from dtbench.errors import ConfigError, SourceError
 from dtbench.results import read_result
+from dtbench.suites import load_suite
 
 TASK = "hopper-medium"
 RUN = ("run", "--suite", "d4rl-short", "--preset", "smoke", "--task", TASK)
@@ -149,7 +150,7 @@ def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
 
 def test_existing_results_can_be_refused_or_done_again(tmp_path):
     dtbench(*RUN, "--model", "dt", "--output", tmp_path)
-    plans = runner.plan_runs(runner.load_suite("d4rl-short"), ["dt"], output=tmp_path, preset="smoke", tasks=[TASK])
+    plans = plan.plan_runs(load_suite("d4rl-short"), ["dt"], output=tmp_path, preset="smoke", tasks=[TASK])
     with pytest.raises(ConfigError, match="exists; choose --existing"):
         runner.execute(plans, existing="fail")
     with pytest.raises(ConfigError, match="skip, rerun or fail"):

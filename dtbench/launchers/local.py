@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from dtbench.console import err
 from dtbench.launchers.worker import to_spec
-from dtbench.runner import DONE, FAILED, RunPlan
+from dtbench.plan import DONE, FAILED, RunPlan
 from dtbench.training import read_step
 
 _POLL_S = 0.2

@@ -14,7 +14,7 @@ from dtbench.console import err
 from dtbench.errors import ConfigError
 from dtbench.launchers import local
 from dtbench.launchers.worker import from_spec, to_spec
-from dtbench.runner import FAILED, RunPlan
+from dtbench.plan import FAILED, RunPlan
 
 
 def run_all(plans: Sequence[RunPlan], jobs: int) -> list[str]:

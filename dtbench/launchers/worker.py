@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from dtbench.config import RunConfig, from_dict
+from dtbench.job import run_one
+from dtbench.plan import DONE, RunPlan
 from dtbench.registry import model_entry
-from dtbench.runner import DONE, RunPlan, run_one
 from dtbench.suites import load_suite
 
 

@@ -1,0 +1,94 @@
+"""What is to be done: every run of model × task × seed, fully decided before the first begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dtbench.config import RunConfig, compose, load_preset
+from dtbench.errors import ConfigError
+from dtbench.registry import ModelEntry, model_entry
+from dtbench.suites import Suite, Task
+
+DONE, FAILED, INTERRUPTED = "ok", "failed", "interrupted"
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One run, fully decided: nothing about it is looked up later."""
+
+    model: ModelEntry
+    suite: Suite
+    task: Task
+    source: str
+    preset: str
+    config: RunConfig
+    is_preset_config: bool
+    seed: int
+    output: Path
+
+    @property
+    def label(self) -> str:
+        return f"{self.model.name} · {self.task.id} · seed {self.seed}"
+
+    @property
+    def result_path(self) -> Path:
+        """Where the result is written: the path is the run's identity."""
+        from dtbench.results import result_path
+
+        model = self.model.name if self.is_preset_config else f"{self.model.name}+{self.config.hash()}"
+        return result_path(self.output, self.suite.id, self.source, self.preset, model, self.task.id, self.seed)
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and logs are kept, beside the result."""
+        return self.result_path.with_suffix("")
+
+
+def default_preset() -> tuple[str, str]:
+    """Return the preset for this machine and the reason: `paper` with a CUDA GPU, else `quick`."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "paper", f"CUDA is present ({torch.cuda.get_device_name(0)})"
+    return "quick", "no CUDA GPU is present"
+
+
+def plan_runs(
+    suite: Suite,
+    models: Sequence[str],
+    *,
+    output: Path,
+    preset: str,
+    seeds: Sequence[int] = (0,),
+    tasks: Sequence[str] | None = None,
+    source: str = "auto",
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> list[RunPlan]:
+    """Decide every run of model × task × seed, in an order that finishes one model's tasks before the next.
+
+    Raises:
+        UnknownNameError: a model, task, preset or source that does not exist.
+        ConfigError: a key or a value of the configuration.
+        SourceError: no source of a task can be had.
+    """
+    from dtbench.data.sources import resolve_source
+
+    if not models:
+        raise ConfigError("Name at least one model with --model, e.g. --model dt.")
+    if len(set(seeds)) != len(seeds) or any(seed < 0 for seed in seeds):
+        raise ConfigError(f"Seeds must be distinct and not negative, not {list(seeds)}.")
+    entries = [model_entry(name) for name in dict.fromkeys(models)]
+    layer = load_preset(preset)
+    plans = []
+    for entry in entries:
+        typed = entry.load().Config
+        for task in suite.select(list(tasks or [])):
+            chosen = resolve_source(task, suite.sources, source)
+            config = compose(entry.name, typed, entry.defaults, layer, suite, task, file, overrides)
+            plain = compose(entry.name, typed, entry.defaults, layer, suite, task)
+            same = config.hash() == plain.hash()
+            plans += [RunPlan(entry, suite, task, chosen, preset, config, same, seed, Path(output)) for seed in seeds]
+    return plans
