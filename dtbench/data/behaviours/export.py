@@ -5,8 +5,9 @@
 Each folder holds the snapshots that `train.py` wrote. All are evaluated, acting stochastically as in the rollouts; then
 the levels are chosen as D4RL means them: `medium` is the snapshot nearest to MEDIUM normalised, of those before the
 training first passed TOO_GOOD (SAC on Hopper rises and falls: a later snapshot at the same score would put near-experts
-into medium-replay); `expert` is the best one; `replay` are up to twelve, spread evenly from the untrained policy up to
-medium.
+into medium-replay), and of those that do at least as well when they take their mean action, over STEADY_EPISODES (a
+policy whose noise keeps it on its feet would teach a deterministic one to fall); `expert` is the best one; `replay` are
+up to twelve, spread evenly from the untrained policy up to medium.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ from dtbench.scores import ReferenceScores
 
 #: The middle of one third to one half of the expert's score.
 MEDIUM = 0.42
+#: D4RL's medium policies are worth about so much.
+MEDIUM_RANGE = (0.35, 0.60)
 TOO_GOOD = 0.60
 EPISODES = 20
+STEADY_EPISODES = 100
 REPLAY_SNAPSHOTS = 12
 _REFERENCES = {  # D4RL, d4rl/infos.py
     "hopper": ReferenceScores("d4rl", -20.272305, 3234.3),
@@ -79,12 +83,24 @@ def measure(env_id: str, name: str, file: Path) -> dict[str, Any]:
     }
 
 
+def _steadiness(env_id: str, file: Path) -> dict[str, Any]:
+    """Compare a snapshot acting by its mean action and acting stochastically, over fresh episodes."""
+    mean_action, _ = evaluate(env_id, file, STEADY_EPISODES, deterministic=True, seed=1000)
+    stochastic, _ = evaluate(env_id, file, STEADY_EPISODES, deterministic=False, seed=2000)
+    return {
+        "deterministic_return_mean": round(float(np.mean(mean_action)), 1),
+        "steady": bool(np.mean(mean_action) >= np.mean(stochastic)),
+    }
+
+
 def choose_levels(snapshots: list[dict[str, Any]]) -> dict[str, list[int]]:
     """Choose the steps of the levels medium, expert and replay from the measured snapshots, in order of training."""
     expert = max(snapshots, key=lambda snapshot: snapshot["normalized_mean"])
     scores = [snapshot["normalized_mean"] for snapshot in snapshots]
     first_too_good = next((index for index, score in enumerate(scores) if score > TOO_GOOD), len(scores))
-    medium = min(snapshots[:first_too_good], key=lambda snapshot: abs(snapshot["normalized_mean"] - MEDIUM))
+    early = snapshots[:first_too_good]
+    steady = [snapshot for snapshot in early if snapshot.get("steady")]
+    medium = min(steady or early, key=lambda snapshot: abs(snapshot["normalized_mean"] - MEDIUM))
     until_medium = [snapshot["step"] for snapshot in snapshots if snapshot["step"] <= medium["step"]]
     spread = np.linspace(0, len(until_medium) - 1, min(REPLAY_SNAPSHOTS, len(until_medium))).round().astype(int)
     replay = [until_medium[index] for index in spread]
@@ -98,7 +114,13 @@ def export(folder: Path, output: Path, pool: ProcessPoolExecutor) -> tuple[str, 
     name = env_id.split("-")[0].lower()
     files = sorted(folder.glob("step-*.safetensors"))
     snapshots = list(pool.map(measure, [env_id] * len(files), [name] * len(files), files))
+    candidates = [s for s in snapshots if MEDIUM_RANGE[0] <= s["normalized_mean"] <= MEDIUM_RANGE[1]]
+    tried = [folder / f"step-{snapshot['step']:07d}.safetensors" for snapshot in candidates]
+    for snapshot, figures in zip(candidates, pool.map(_steadiness, [env_id] * len(tried), tried), strict=True):
+        snapshot |= figures
     levels = choose_levels(snapshots)
+    best = next(snapshot for snapshot in snapshots if snapshot["step"] == levels["expert"][0])
+    best |= _steadiness(env_id, folder / f"step-{best['step']:07d}.safetensors")
     chosen = sorted({step for steps in levels.values() for step in steps})
     tensors = {}
     for step in chosen:
@@ -106,10 +128,6 @@ def export(folder: Path, output: Path, pool: ProcessPoolExecutor) -> tuple[str, 
             tensors[f"step-{step:07d}/{tensor}"] = value.astype(np.float16)
     file = output / f"{name}.safetensors"
     save_file(tensors, file)
-    for level in ("medium", "expert"):
-        snapshot = next(entry for entry in snapshots if entry["step"] == levels[level][0])
-        deterministic, _ = evaluate(env_id, folder / f"step-{snapshot['step']:07d}.safetensors", EPISODES, True)
-        snapshot["deterministic_return_mean"] = round(float(np.mean(deterministic)), 1)
     space = gym.make(env_id).action_space
     assert isinstance(space, gym.spaces.Box)
     reached = max(snapshot["step"] for snapshot in snapshots)
@@ -153,7 +171,7 @@ def card(manifest: dict[str, Any]) -> str:
             f"{settings['gradient_steps']} gradient steps every {settings['train_freq']} environment steps; "
             f"{versions}.",
             "",
-            "| level | environment steps | return | normalised | episode length | deterministic return |",
+            "| level | environment steps | return | normalised | episode length | by mean action (100 episodes) |",
             "|---|---:|---:|---:|---:|---:|",
         ]
         for level in ("medium", "expert"):
