@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dtbench.data.behaviours.export import MEDIUM_RANGE, choose_levels
 from dtbench.data.behaviours.policy import SacActor, environment, load_actor, manifest
 from dtbench.data.sources import local, resolve_source
 from dtbench.errors import SourceError, UnknownNameError
@@ -139,3 +140,23 @@ def test_unknown_names_and_sources():
         resolve_source(task, ("local",), "minary")
     with pytest.raises(SourceError, match="no source that this version"):
         resolve_source(task, ("d4rl",))
+
+
+def test_medium_is_early_near_the_middle_and_steady():
+    def snapshot(step: int, score: float, steady: bool | None = None) -> dict:
+        measured = {"step": step, "normalized_mean": score, "return_mean": 0.0}
+        return measured if steady is None else {**measured, "steady": steady}
+
+    training = [snapshot(0, 0.0), snapshot(1, 0.41, steady=False), snapshot(2, 0.5, steady=True), snapshot(3, 0.7)]
+    later = [snapshot(4, 0.42, steady=True), snapshot(5, 1.0)]
+    levels = choose_levels([*training, *later])
+    assert levels == {"medium": [2], "expert": [5], "replay": [0, 1, 2]}
+    assert choose_levels([snapshot(0, 0.1), snapshot(1, 0.4, steady=False)])["medium"] == [1]
+
+
+def test_shipped_medium_levels_follow_the_rule():
+    for entry in manifest().values():
+        assert choose_levels(entry["snapshots"]) == entry["levels"]
+        (medium,) = (shot for shot in entry["snapshots"] if [shot["step"]] == entry["levels"]["medium"])
+        assert medium["steady"]
+        assert MEDIUM_RANGE[0] <= medium["normalized_mean"] <= MEDIUM_RANGE[1]
