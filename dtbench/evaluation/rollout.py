@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol as Interface
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from dtbench.errors import DataError, DtbenchError
 from dtbench.evaluation.envs import episode_seeds, make_environment
+from dtbench.threads import one_thread
 
 #: Rows per forward pass. A matrix product may round differently when the number of rows changes, and a MuJoCo episode
 #: magnifies the last bit; with blocks of one size, filled up with idle rows, and one CPU thread, a row's result depends
@@ -79,7 +79,7 @@ def evaluate(
     mode = None if watch is None else "rgb_array"
     envs = [make_environment(protocol.env_id, protocol.max_episode_steps, mode) for _ in seeds]
     try:
-        with _one_thread(), torch.no_grad():
+        with one_thread(), torch.no_grad():
             return _roll_out(policy, protocol, target, envs, seeds, torch.device(device), watch)
     finally:
         for env in envs:
@@ -181,13 +181,3 @@ def _act(policy: Policy, history: _History, step: int, alive: NDArray[np.int_]) 
             "optimizer.learning_rate or a longer optimizer.warmup_steps."
         )
     return actions
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from filelock import FileLock
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +27,7 @@ from dtbench.models.backbones.pretraining import (
 )
 from dtbench.models.backbones.synthetic import entropy_perplexity, markov_batches, transition_matrix
 from dtbench.resources import home
+from dtbench.threads import one_thread
 
 #: What a backbone folder says of itself, beside `config.json`, `model.safetensors` and `tokenizer.json`.
 CARD_FILE = "card.json"
@@ -60,7 +58,7 @@ def make_text_backbone(
     tokenizer, tokens = Tokenizer.from_file(str(tokenizer_file)), np.load(tokens_file, mmap_mode="r")
     texts = {"held out": held_out} | {name: read_text(path) for name, path in (measure or {}).items()}
     measured = {}
-    with _one_thread():
+    with one_thread():
         model = pretrain(settings, text_batches(tokens, settings), work)
         for name, content in texts.items():
             ids = encode(tokenizer, content)
@@ -122,7 +120,7 @@ def make_synthetic_backbone(options: SyntheticOptions, output: Path) -> dict[str
     settings = PretrainSettings(vocabulary=options.states, steps=options.steps, seed=options.seed)
     batches = markov_batches(settings, options.temperature)
     work, part = output.with_name(f"{output.name}.work"), output.with_name(f"{output.name}.part")
-    with _one_thread():
+    with one_thread():
         model = pretrain(settings, batches, work)
         unseen = np.concatenate([batches(settings.steps + index).ravel() for index in range(8)])
         reached = perplexity(model, unseen)
@@ -144,14 +142,3 @@ def _write_card(output: Path, settings: PretrainSettings, facts: dict[str, objec
     }
     (output / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n")
     return card
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums that are split over threads round differently: on one, the weights are a function of the seed alone."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
