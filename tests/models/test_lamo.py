@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from dtbench.data.text import train_tokenizer
 from dtbench.errors import ConfigError, SourceError
 from dtbench.models.lamo import Lamo, LamoConfig, add_lora
-from dtbench.models.language import LanguageLoss
+from dtbench.models.language import LanguageLoss, wikitext_103
 from dtbench.models.mixers import Attention
 from dtbench.models.pretrained import load_backbone
 from dtbench.models.trunk import Trunk, TrunkConfig
@@ -154,3 +154,22 @@ def test_language_loss_without_text_or_language_is_refused(gpt2, monkeypatch, tm
     options.layers, options.heads, options.width = 2, 2, 32
     with pytest.raises(ConfigError, match="language_weight"):
         Lamo.prepare(options)
+
+
+def test_wikitext_is_written_from_the_hubs_files(gpt2, monkeypatch, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    files = {}
+    for part, lines in enumerate((["", " = Title = \n"], [" The quick brown fox .\n"] * 50)):
+        name = f"wikitext-103-raw-v1/train-0000{part}-of-00002.parquet"
+        files[name] = tmp_path / f"{part}.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"text": lines}), files[name])
+    monkeypatch.setattr("dtbench.models.pretrained.from_hub", lambda repo, name, **rest: files[name])
+    monkeypatch.setenv("DTBENCH_HOME", str(tmp_path))
+    path = wikitext_103()
+    assert path.read_text() == " = Title = \n" + " The quick brown fox .\n" * 50
+    files.clear()
+    assert wikitext_103() == path  # fetched once
+    module = build(backbone=gpt2[0], language_weight=0.1)
+    assert module._text_batch().shape == (2, 16)
