@@ -31,6 +31,7 @@ SCRATCH, BUNDLED, SYNTHETIC = "scratch", "bundled", "synthetic"
 BUNDLED_FOLDER = Path(__file__).resolve().parent / "backbones" / "bundled"
 _CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_INDEX = "model.safetensors.index.json"
 _HUB_TIMEOUT_S = 3.0
 
 #: Finds the first of some files of a backbone, or raises FileNotFoundError or `SourceError`.
@@ -220,21 +221,35 @@ def _reachable(endpoint: str) -> bool:
 def _read(files: Files, name: str, dropout: float) -> Backbone:
     try:
         raw = json.loads(files(_CONFIG).read_text())
-        weights_file = files(*_WEIGHTS)
+        weights = _weight_files(files)
     except FileNotFoundError as error:
         raise ConfigError(f"Backbone {name!r} lacks {error.args[0]}.") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"Backbone {name!r} cannot be read: {error}.") from error
     model_type = str(raw.get("model_type"))
-    digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()[:12]
-    description = f"{name} (sha256 {digest})"
+    description = f"{name} (sha256 {_digest(weights)[:12]})"
     if model_type != "gpt2":
         from dtbench.models.adapter import trunk_config
 
-        return Backbone(trunk_config(weights_file.parent, name), None, description, model_type, files=files)
-    config, tensors = gpt2_trunk_config(raw, dropout), read_tensors(weights_file)
+        return Backbone(trunk_config(weights[0].parent, name), None, description, model_type, files=files)
+    config = gpt2_trunk_config(raw, dropout)
+    tensors = {tensor: value for file in weights for tensor, value in read_tensors(file).items()}
     tables = LanguageTables(_take(tensors, "wte.weight"), _take(tensors, "wpe.weight"))
     return Backbone(config, gpt2_weights(tensors, config.layers), description, language=tables, files=files)
+
+
+def _weight_files(files: Files) -> list[Path]:
+    """Find the weights: one file, or the parts that an index names."""
+    found = files(*_WEIGHTS, _INDEX)
+    if found.name != _INDEX:
+        return [found]
+    return [files(part) for part in sorted(set(json.loads(found.read_text())["weight_map"].values()))]
+
+
+def _digest(files: list[Path]) -> str:
+    """Return the sha256 of one file, or of the digests of several."""
+    digests = [hashlib.sha256(file.read_bytes()) for file in files]
+    return (digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(d.digest() for d in digests))).hexdigest()
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

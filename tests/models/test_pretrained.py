@@ -42,6 +42,15 @@ def test_folder_written_by_transformers_gives_the_same_outputs(gpt2_folder):
     assert backbone.description.startswith("tiny-gpt2 (sha256 ")
 
 
+def test_weights_in_several_files_are_those_of_one(gpt2_folder, tmp_path):
+    folder, model = gpt2_folder
+    whole = load_backbone(str(folder), SCRATCH, dropout=0.1)
+    model.save_pretrained(tmp_path / "parts", max_shard_size="10KB")
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
+    parts = load_backbone(str(tmp_path / "parts"), SCRATCH, dropout=0.1)
+    assert all(torch.equal(whole.weights[name], parts.weights[name]) for name in whole.weights)
+
+
 def test_gpt2s_position_table_is_unused(gpt2_folder):
     """Footgun 8: timesteps are embedded, so GPT-2's own positions are left out whatever they hold."""
     folder, model = gpt2_folder
