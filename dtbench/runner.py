@@ -19,6 +19,8 @@ EXISTING = ("skip", "rerun", "fail")
 LAUNCHERS = {"local": "dtbench.launchers.local", "ray": "dtbench.launchers.ray"}
 #: More processes than this wait for memory rather than for cores.
 _MOST_JOBS = 8
+#: Training steps below which a run is over before a process of its own has imported torch.
+_WORTH_A_PROCESS = 100
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def execute(
 
 
 def default_jobs(plans: Sequence[RunPlan]) -> int:
-    """Return how many runs go side by side: one on a GPU; on a CPU as many as there are cores, up to eight.
+    """Return how many runs go side by side: one on a GPU or if all are short; else one per core, up to eight.
 
     These networks are small: two runs of one thread each are faster than two runs of two threads one after the other.
     All planned runs count, finished ones too, so that the same command gives a resumed run the same number of threads:
@@ -107,6 +109,8 @@ def default_jobs(plans: Sequence[RunPlan]) -> int:
     """
     import torch
 
+    if all(plan.config.training.steps < _WORTH_A_PROCESS for plan in plans):
+        return 1
     wanted = {plan.config.hardware.accelerator for plan in plans}
     if (torch.cuda.is_available() and wanted & {"auto", "gpu", "cuda"}) or any(
         p.config.hardware.devices > 1 for p in plans
