@@ -58,15 +58,14 @@ def make_text_backbone(
     tokenizer, tokens = Tokenizer.from_file(str(tokenizer_file)), np.load(tokens_file, mmap_mode="r")
     texts = {"held out": held_out} | {name: read_text(path) for name, path in (measure or {}).items()}
     measured = {}
-    with one_thread():
-        model = pretrain(settings, text_batches(tokens, settings), work)
-        for name, content in texts.items():
-            ids = encode(tokenizer, content)
-            measured[name] = {
-                "tokens": len(ids),
-                "perplexity": round(perplexity(model, ids), 1),
-                "unigram_perplexity": round(unigram_perplexity(tokens, ids, settings.vocabulary), 1),
-            }
+    model = pretrain(settings, text_batches(tokens, settings), work)
+    for name, content in texts.items():
+        ids = encode(tokenizer, content)
+        measured[name] = {
+            "tokens": len(ids),
+            "perplexity": round(perplexity(model, ids), 1),
+            "unigram_perplexity": round(unigram_perplexity(tokens, ids, settings.vocabulary), 1),
+        }
     save_backbone(model, output)
     tokenizer.save(str(output / TOKENIZER_FILE))
     return _write_card(output, settings, {"kind": "text", "training_tokens": len(tokens), "measured": measured})
