@@ -129,7 +129,7 @@ def _data_module(plan: RunPlan, store: TrajectoryStore, module: OfflineModule) -
         normalize_states=config.data.normalize_states,
         delayed_reward=task.delayed_reward,
         trajectory_ratio=task.trajectory_ratio,
-        top_fraction=task.top_fraction,
+        top_fraction=task.top_fraction * module.top_fraction,
     )
     training = config.training
     return TrajectoryDataModule(

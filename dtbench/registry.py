@@ -40,6 +40,9 @@ _ENTRIES = (
     ModelEntry("gpt2_dt", "dtbench.models.gpt2_dt:Gpt2Dt", "GPT-2-DT (Wiki-RL)", "arXiv 2201.12122"),
     ModelEntry("lamo", "dtbench.models.lamo:Lamo", "LaMo (GPT-2 with LoRA)", "arXiv 2310.20587"),
     ModelEntry("gpt2_dtma", "dtbench.models.gpt2_dtma:Gpt2Dtma", "GPT2-DTMA (Markov heads)", "arXiv 2409.06985"),
+    ModelEntry("dc", "dtbench.models.dc:DecisionConvFormer", "Decision ConvFormer", "arXiv 2310.03022"),
+    ModelEntry("bc", "dtbench.models.bc:BehaviourCloning", "Behaviour cloning (control)", "–"),
+    ModelEntry("bc10", "dtbench.models.bc:BehaviourCloning", "Cloning of the best 10 % (control)", "–"),
 )
 MODELS = {entry.name: entry for entry in _ENTRIES}
 

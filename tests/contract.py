@@ -86,7 +86,7 @@ def data_module(folder: Path, module: OfflineModule, steps: int, seed: int = 0) 
         small_store(folder)
     return TrajectoryDataModule(
         path,
-        WindowOptions(module.context_length, return_scale=10.0),
+        WindowOptions(module.context_length, return_scale=10.0, top_fraction=module.top_fraction),
         batch_size=BATCH,
         steps=steps,
         seed=seed,

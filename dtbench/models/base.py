@@ -63,6 +63,11 @@ class OfflineModule(lightning.LightningModule):
         """
 
     @property
+    def top_fraction(self) -> float:
+        """Share of the trajectories to train on, the best by return; 1 for most methods."""
+        return 1.0
+
+    @property
     def held_out_share(self) -> float:
         """Share of the trajectories that only the steps of `is_held_out_step` train on; 0 for most methods."""
         return 0.0

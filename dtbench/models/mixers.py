@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dtbench.models.tokens import TOKENS_PER_STEP
 from dtbench.models.trunk import TrunkConfig
 
 
@@ -67,3 +68,35 @@ class HeadGatedAttention(Attention):
     def gate_values(self, asking: Tensor) -> Tensor:
         """Return α: (B, T', width) → (B, heads, T')."""
         return torch.movedim(self.gate(asking), -1, 1)
+
+
+class CausalConvolution(nn.Module):
+    """Decision ConvFormer's mixer (arXiv 2310.03022): a depthwise causal convolution per kind of token.
+
+    y_t[c] = Σ_j w^{m(t)}[c, j] · x_{t − 5 + j}[c] + b^{m(t)}[c] for j = 0 … 5, over the whole interleaved sequence,
+    where m(t) says whether token t is a return, a state or an action. Padding is zero before the filters see it (the
+    reference lets pads in). There is no dropout, and no output projection unless `projection` is set, as in its Atari
+    code.
+
+    Args:
+        window: tokens that a filter spans; 6 are two time steps.
+    """
+
+    def __init__(self, config: TrunkConfig, window: int = 6, projection: bool = False) -> None:
+        super().__init__()
+        self.window = window
+        # Each filter makes every third output; the initial weights are PyTorch's, as in the reference.
+        self.filters = nn.ModuleList(
+            nn.Conv1d(config.width, config.width, window, stride=TOKENS_PER_STEP, groups=config.width)
+            for _ in range(TOKENS_PER_STEP)
+        )
+        self.output = nn.Linear(config.width, config.width) if projection else None
+        self.dropout = nn.Dropout(config.residual_dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, select: slice | None = None) -> Tensor:
+        real = mask[:, -1]  # the last token sees every real one, and padding stands on the left
+        padded = functional.pad((x * real[..., None]).transpose(1, 2), (self.window - 1, 0))
+        outputs = [filtered(padded[..., kind:]) for kind, filtered in enumerate(self.filters)]
+        mixed = torch.stack(outputs, dim=-1).flatten(2).transpose(1, 2)  # (B, T, width)
+        mixed = mixed if select is None else mixed[:, select]
+        return mixed if self.output is None else self.dropout(self.output(mixed))

@@ -1,0 +1,66 @@
+"""Decision ConvFormer (Kim et al., 2024, arXiv 2310.03022, ICLR 2024; beanie00/Decision-ConvFormer, gym/)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from dtbench.errors import ConfigError
+from dtbench.models.base import SequenceConfig, SequencePolicy
+from dtbench.models.mixers import Attention, CausalConvolution
+from dtbench.models.tokens import ActionHead, TrajectoryEmbedding
+from dtbench.models.trunk import Trunk, TrunkConfig
+
+
+@dataclass
+class DecisionConvFormerConfig(SequenceConfig):
+    """A trunk whose layers convolve.
+
+    Attributes:
+        window: tokens that a filter spans.
+        hybrid: the last layer attends instead (the paper's hybrid; its Atari code only). `heads` holds for it.
+        projection: a linear map with dropout after each convolution (`--conv_proj` of its Atari code).
+    """
+
+    width: int = 256
+    activation: str = "gelu"
+    window: int = 6
+    hybrid: bool = False
+    projection: bool = False
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ConfigError(f"model.window must be at least 1, not {self.window}.")
+
+
+class DecisionConvFormer(SequencePolicy):
+    """DT with per-modality causal convolutions in the place of attention."""
+
+    Config = DecisionConvFormerConfig
+
+    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+        super().__init__(config, dims, seed)
+        options = self.options
+        self.embedding = TrajectoryEmbedding(
+            dims["observation_dim"], dims["action_dim"], options.width, dims["max_timesteps"], norm_before_time=False
+        )
+        trunk = TrunkConfig(
+            width=options.width,
+            layers=options.layers,
+            heads=options.heads,
+            activation=options.activation,
+            embedding_dropout=options.dropout,
+            attention_dropout=options.dropout,
+            residual_dropout=options.dropout,
+        )
+        self.trunk = Trunk(trunk, self.make_mixer)
+        self.head = ActionHead(options.width, dims["action_dim"], options.tanh)
+
+    def make_mixer(self, config: TrunkConfig, layer: int) -> nn.Module:
+        """Make the token mixer of a layer."""
+        if self.options.hybrid and layer == config.layers - 1:
+            return Attention(config)
+        return CausalConvolution(config, self.options.window, self.options.projection)
