@@ -123,14 +123,14 @@ def _data_module(plan: RunPlan, store: TrajectoryStore, module: OfflineModule) -
     from dtbench.data.windows import WindowOptions
 
     task, config = plan.task, plan.config
-    options = WindowOptions(
-        config.training.context_length,
-        return_scale=task.return_scale,
-        normalize_states=config.data.normalize_states,
-        delayed_reward=task.delayed_reward,
-        trajectory_ratio=task.trajectory_ratio,
-        top_fraction=task.top_fraction * module.top_fraction,
-    )
+    wanted: dict[str, Any] = {
+        "return_scale": task.return_scale,
+        "normalize_states": config.data.normalize_states,
+        "delayed_reward": task.delayed_reward,
+        "trajectory_ratio": task.trajectory_ratio,
+        "top_fraction": task.top_fraction,
+    }
+    options = WindowOptions(config.training.context_length, **{**wanted, **module.window_options})
     training = config.training
     return TrajectoryDataModule(
         store.path,

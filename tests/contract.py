@@ -86,7 +86,7 @@ def data_module(folder: Path, module: OfflineModule, steps: int, seed: int = 0) 
         small_store(folder)
     return TrajectoryDataModule(
         path,
-        WindowOptions(module.context_length, return_scale=10.0, top_fraction=module.top_fraction),
+        WindowOptions(module.context_length, **{"return_scale": 10.0, **module.window_options}),
         batch_size=BATCH,
         steps=steps,
         seed=seed,
@@ -156,6 +156,7 @@ def windows(module: OfflineModule, batch: int = 6, seed: int = 0) -> dict[str, t
     window = {
         "observations": torch.randn(batch, steps, DIMS["observation_dim"], generator=generator),
         "actions": torch.rand(batch, steps, DIMS["action_dim"], generator=generator) * 2 - 1,
+        "next_observations": torch.randn(batch, steps, DIMS["observation_dim"], generator=generator),
         "rewards": torch.randn(batch, steps, generator=generator),
         "returns_to_go": torch.randn(batch, steps, generator=generator),
         "timesteps": timesteps,
@@ -163,7 +164,9 @@ def windows(module: OfflineModule, batch: int = 6, seed: int = 0) -> dict[str, t
     for name, value in window.items():
         shape = mask if value.dim() == 2 else mask[..., None]
         window[name] = value * shape
-    return {**window, "padding_mask": mask}
+    terminations = torch.zeros_like(mask)
+    terminations[:, -1] = True
+    return {**window, "terminations": terminations, "padding_mask": mask}
 
 
 def check_fit(name: str, folder: Path) -> None:

@@ -63,9 +63,9 @@ class OfflineModule(lightning.LightningModule):
         """
 
     @property
-    def top_fraction(self) -> float:
-        """Share of the trajectories to train on, the best by return; 1 for most methods."""
-        return 1.0
+    def window_options(self) -> dict[str, Any]:
+        """What this method wants otherwise in the windows (`data.windows.WindowOptions`); nothing for most."""
+        return {}
 
     @property
     def held_out_share(self) -> float:

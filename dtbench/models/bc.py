@@ -53,8 +53,8 @@ class BehaviourCloning(OfflineModule):
         self.action_error = MeanAbsoluteError()
 
     @property
-    def top_fraction(self) -> float:
-        return self.options.top_fraction
+    def window_options(self) -> dict[str, Any]:
+        return {"top_fraction": self.options.top_fraction}
 
     def forward(self, observations: Tensor) -> Tensor:
         """(…, obs_dim) → (…, action_dim)."""

@@ -1,0 +1,246 @@
+"""Conservative Q-Learning (Kumar et al., 2020, arXiv 2006.04779; young-geng/CQL, and cql.py of CORL)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, TransformedDistribution
+from torch.distributions.transforms import TanhTransform
+from torch.func import functional_call
+
+from dtbench.errors import ConfigError
+from dtbench.models.base import OfflineModule, Window
+
+_LOG_STD_RANGE = (-20.0, 2.0)
+#: Actions of the data are kept off ±1, where a squashed Gaussian has no density.
+_CLIP_ACTION = 0.999
+
+
+@dataclass
+class CqlConfig:
+    """SAC with twin critics and a conservative penalty.
+
+    The optimiser's learning rate is the critics' and that of the Lagrange multiplier; `policy_learning_rate` is the
+    policy's and that of the entropy's temperature.
+
+    Attributes:
+        width, policy_layers, critic_layers: hidden layers of the networks.
+        penalty_weight: α of the penalty (`cql_alpha`, `min_q_weight`).
+        sampled_actions: how many actions each of uniform, policy at s and policy at s′ gives to the penalty.
+        importance_sampling: subtract the log-densities; without it Q(s, a of the data) joins the logsumexp.
+        lagrange: learn a multiplier that holds the penalty's difference at `target_gap`.
+        max_target_backup: back up the best of `sampled_actions` next actions.
+        backup_entropy: subtract the entropy term from the target.
+        clip_difference_min: lower bound of the penalty's difference, None for none.
+        clone_steps: so many first steps train the policy by cloning instead of by the critics.
+        orthogonal: orthogonal initial weights of the critics.
+        reward_scale, reward_bias: r ← scale · r + bias, on raw rewards.
+    """
+
+    width: int = 256
+    policy_layers: int = 3
+    critic_layers: int = 3
+    policy_learning_rate: float = 3e-5
+    discount: float = 0.99
+    target_rate: float = 0.005
+    penalty_weight: float = 10.0
+    sampled_actions: int = 10
+    temperature: float = 1.0
+    importance_sampling: bool = True
+    lagrange: bool = False
+    target_gap: float = -1.0
+    max_target_backup: bool = False
+    backup_entropy: bool = False
+    clip_difference_min: float | None = None
+    clone_steps: int = 0
+    orthogonal: bool = True
+    reward_scale: float = 1.0
+    reward_bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.discount < 1:
+            raise ConfigError(f"model.discount must lie in [0, 1), not {self.discount}.")
+        if not 0 < self.target_rate <= 1:
+            raise ConfigError(f"model.target_rate must lie in (0, 1], not {self.target_rate}.")
+        counts = ("width", "policy_layers", "critic_layers", "sampled_actions")
+        if any(getattr(self, name) < 1 for name in counts) or self.temperature <= 0 or self.policy_learning_rate <= 0:
+            raise ConfigError(f"model.{', model.'.join(counts)} must be at least 1, temperature and rates positive.")
+
+
+class SquashedGaussianPolicy(nn.Module):
+    """π(a|s): tanh of a Gaussian whose mean and log standard deviation an MLP gives."""
+
+    def __init__(self, observation_dim: int, action_dim: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.network = mlp(observation_dim, 2 * action_dim, width, layers, orthogonal=False)
+
+    def distribution(self, observations: Tensor) -> TransformedDistribution:
+        """(…, obs_dim) → a distribution over (…, action_dim)."""
+        mean, log_std = self.network(observations).chunk(2, dim=-1)
+        log_std = (log_std - 1.0).clamp(*_LOG_STD_RANGE)  # the offset of young-geng's code
+        return TransformedDistribution(Normal(mean, log_std.exp()), TanhTransform(cache_size=1))
+
+    def sample(self, observations: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
+        """Draw with gradients: (N, obs_dim) → actions (N, count, action_dim) and log π (N, count)."""
+        distribution = self.distribution(observations[:, None].expand(-1, count, -1))
+        actions = distribution.rsample()
+        return actions, distribution.log_prob(actions).sum(-1)
+
+    def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Return log π(a|s) of given actions: (N,)."""
+        bounded = actions.clamp(-_CLIP_ACTION, _CLIP_ACTION)
+        return self.distribution(observations).log_prob(bounded).sum(-1)
+
+    def mode(self, observations: Tensor) -> Tensor:
+        """Return tanh of the mean: (N, action_dim)."""
+        return torch.tanh(self.network(observations).chunk(2, dim=-1)[0])
+
+
+class TwinCritics(nn.Module):
+    """Two Q-functions, each an MLP over (s, a)."""
+
+    def __init__(self, observation_dim: int, action_dim: int, width: int, layers: int, orthogonal: bool) -> None:
+        super().__init__()
+        inputs = observation_dim + action_dim
+        self.networks = nn.ModuleList(mlp(inputs, 1, width, layers, orthogonal) for _ in range(2))
+
+    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """(N, obs_dim) and (N, M, action_dim) → (2, N, M): all M actions of a state in one pass."""
+        pairs = torch.cat((observations[:, None].expand(-1, actions.shape[1], -1), actions), dim=-1)
+        return torch.stack([network(pairs)[..., 0] for network in self.networks])
+
+
+class ConservativeQLearning(OfflineModule):
+    """CQL(H) on single transitions; bootstraps through truncation, never through termination.
+
+    The losses of critics, policy, temperature and multiplier are taken at the same weights and reach disjoint
+    parameters, so their sum has one backward pass and one optimiser: the reference's updates, which also compute every
+    loss before the first of its steps. That is what makes it resume and run under DDP like every other model.
+    """
+
+    Config = CqlConfig
+
+    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+        super().__init__(config, dims, seed)
+        options = self.options
+        sizes = (dims["observation_dim"], dims["action_dim"], options.width)
+        self.policy = SquashedGaussianPolicy(*sizes, options.policy_layers)
+        self.critics = TwinCritics(*sizes, options.critic_layers, options.orthogonal)
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.log_alpha = nn.Parameter(torch.zeros(()))
+        self.log_multiplier = nn.Parameter(torch.ones(()), requires_grad=options.lagrange)
+        self.target_entropy = -float(dims["action_dim"])
+
+    @property
+    def window_options(self) -> dict[str, Any]:
+        return {"next_observations": True, "return_scale": 1.0}
+
+    def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
+        real = batch["padding_mask"]
+        names = ("observations", "actions", "rewards", "next_observations", "terminations")
+        observations, actions, rewards, following, ended = (batch[name][real] for name in names)
+        rewards = self.options.reward_scale * rewards + self.options.reward_bias
+        alpha = self.log_alpha.exp().detach()
+        new_actions, log_pi = self.policy.sample(observations)
+        alpha_loss = -(self.log_alpha * (log_pi.detach() + self.target_entropy)).mean()
+        policy_loss = self.policy_loss(observations, actions, new_actions, log_pi, alpha)
+        td_loss, difference = self.critic_losses(observations, actions, rewards, following, ended.float(), alpha)
+        penalty, multiplier_loss = self.penalty(difference)
+        total = policy_loss + alpha_loss + (td_loss + penalty).sum() + multiplier_loss
+        return total, {
+            "td_loss": td_loss.detach().mean(),
+            "conservative_difference": difference.detach().mean(),
+            "policy_loss": policy_loss.detach(),
+            "alpha": alpha,
+        }
+
+    def policy_loss(
+        self, observations: Tensor, actions: Tensor, new_actions: Tensor, log_pi: Tensor, alpha: Tensor
+    ) -> Tensor:
+        """α log π − min Q; in the first `clone_steps` steps α log π − log π(a of the data). The critics stay fixed."""
+        if self.step < self.options.clone_steps:
+            return (alpha * log_pi[:, 0] - self.policy.log_prob(observations, actions)).mean()
+        fixed = {name: parameter.detach() for name, parameter in self.critics.named_parameters()}
+        values = functional_call(self.critics, fixed, (observations, new_actions))
+        return (alpha * log_pi - values.amin(dim=0)).mean()
+
+    def critic_losses(
+        self, observations: Tensor, actions: Tensor, rewards: Tensor, following: Tensor, ended: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the squared Bellman error and the mean conservative difference of each critic: (2,) and (2,).
+
+        The difference is T logsumexp(… / T) − Q(s, a) over uniform actions, actions of π(·|s′) and actions of π(·|s).
+        """
+        options, (count, dim) = self.options, actions.shape
+        with torch.no_grad():
+            target = rewards + (1 - ended) * options.discount * self.next_value(following, alpha)
+            uniform = torch.rand(count, options.sampled_actions, dim, device=actions.device) * 2 - 1
+            current, log_current = self.policy.sample(observations, options.sampled_actions)
+            next_, log_next = self.policy.sample(following, options.sampled_actions)
+            log_uniform = torch.full_like(log_current, dim * math.log(0.5))
+        values = self.critics(observations, torch.cat((actions[:, None], uniform, next_, current), dim=1))
+        of_data, sampled = values[..., 0], values[..., 1:]
+        if options.importance_sampling:
+            sampled = sampled - torch.cat((log_uniform, log_next, log_current), dim=1)
+        else:
+            sampled = values
+        soft_maximum = options.temperature * torch.logsumexp(sampled / options.temperature, dim=-1)
+        difference = soft_maximum - of_data
+        if options.clip_difference_min is not None:
+            difference = difference.clamp(min=options.clip_difference_min)
+        return (of_data - target).square().mean(dim=1), difference.mean(dim=1)
+
+    def next_value(self, following: Tensor, alpha: Tensor) -> Tensor:
+        """Return the target critics' value of the next state: (N,)."""
+        count = self.options.sampled_actions if self.options.max_target_backup else 1
+        actions, log_pi = self.policy.sample(following, count)
+        value, best = self.target_critics(following, actions).amin(dim=0).max(dim=1)
+        if self.options.backup_entropy:
+            value = value - alpha * log_pi.gather(1, best[:, None])[:, 0]
+        return value
+
+    def penalty(self, difference: Tensor) -> tuple[Tensor, Tensor]:
+        """Weigh the conservative differences (2,); with `lagrange` by a multiplier, which has a loss of its own."""
+        options = self.options
+        if not options.lagrange:
+            return options.penalty_weight * difference, difference.new_zeros(())
+        multiplier = self.log_multiplier.exp().clamp(0.0, 1e6)
+        excess = options.penalty_weight * (difference - options.target_gap)
+        return multiplier.detach() * excess, -0.5 * (multiplier * excess.detach()).sum()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        rate = self.options.policy_learning_rate
+        critics = list(self.critics.parameters())
+        if self.options.lagrange:
+            critics.append(self.log_multiplier)
+        return [{"params": [*self.policy.parameters(), self.log_alpha], "lr": rate}, {"params": critics}]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        with torch.no_grad():
+            for old, new in zip(self.target_critics.parameters(), self.critics.parameters(), strict=True):
+                old.lerp_(new, self.options.target_rate)
+
+    def act(self, window: Window) -> Tensor:
+        return self.policy.mode(window["observations"][:, -1]).float()
+
+
+def mlp(inputs: int, outputs: int, width: int, layers: int, orthogonal: bool) -> nn.Sequential:
+    """Build an MLP with ReLU; its last layer starts small (gain 0.01) and without bias, as in young-geng's code."""
+    parts: list[nn.Module] = []
+    for size in (inputs, *[width] * (layers - 1)):
+        hidden = nn.Linear(size, width)
+        if orthogonal:
+            nn.init.orthogonal_(hidden.weight, gain=math.sqrt(2))
+            nn.init.zeros_(hidden.bias)
+        parts += [hidden, nn.ReLU()]
+    last = nn.Linear(width, outputs)
+    (nn.init.orthogonal_ if orthogonal else nn.init.xavier_uniform_)(last.weight, gain=0.01)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*parts, last)
