@@ -36,7 +36,9 @@ app.add_typer(analyze_app, name="analyze")
 app.add_typer(backbone_app, name="backbone")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Models = Annotated[list[str], typer.Option("--model", "-m", help="Model; repeat or separate by commas.")]
+Models = Annotated[
+    list[str], typer.Option("--model", "-m", help="Model by name, or package.module:Class; repeat or use commas.")
+]
 Overrides = Annotated[list[str], typer.Option("--set", help="section.key=value, e.g. training.steps=1000; repeatable.")]
 
 
@@ -251,9 +253,9 @@ def compare(
 @list_app.command("models")
 def list_models(json_: Json = False) -> None:
     """List the models."""
-    from dtbench.registry import MODELS
+    from dtbench.registry import models
 
-    rows = [{"name": entry.name, "title": entry.title, "paper": entry.paper} for entry in MODELS.values()]
+    rows = [{"name": entry.name, "title": entry.title, "paper": entry.paper} for entry in models().values()]
     _echo_rows(rows, json_)
 
 

@@ -130,7 +130,7 @@ def load_preset(name: str) -> dict[str, Any]:
 def compose(
     model_name: str,
     model_config: type,
-    model_defaults: Path,
+    model_defaults: Path | None,
     preset: Mapping[str, Any],
     suite: Suite,
     task: Task,
@@ -142,7 +142,7 @@ def compose(
     Args:
         model_name: key of the per-model parts of preset, suite and task.
         model_config: the model's `Config` dataclass, which types the section `model`.
-        model_defaults: the model's `baselines/<model>/config.yaml`.
+        model_defaults: the model's `baselines/<model>/config.yaml`; None where its dataclass says all.
         overrides: `section.key=value` strings of `--set`.
 
     Raises:
@@ -150,9 +150,9 @@ def compose(
     """
     config = OmegaConf.structured(RunConfig)
     config.model = OmegaConf.structured(model_config)
-    layers: list[tuple[str, Mapping[str, Any]]] = [
-        (f"baselines/{model_name}/config.yaml", read_mapping(model_defaults))
-    ]
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    if model_defaults is not None:
+        layers.append((f"baselines/{model_name}/config.yaml", read_mapping(model_defaults)))
     for where, layer in (("preset", preset), (f"suite {suite.name}", vars(suite)), (f"task {task.id}", vars(task))):
         layers.append((where, layer.get("config") or {}))
         layers.append((f"{where}, models.{model_name}", (layer.get("models") or {}).get(model_name) or {}))

@@ -38,8 +38,8 @@ Result = dict[str, Any]
 
 
 def result_path(root: Path, suite: str, source: str, preset: str, model: str, task: str, seed: int) -> Path:
-    """Return where a run's result lies; `suite` is `name@version`."""
-    return root / suite / source / preset / model / task / f"seed-{seed}.json"
+    """Return where a run's result lies; `suite` is `name@version`, `model` may be `package.module:Class`."""
+    return root / suite / source / preset / model.replace(":", ".") / task / f"seed-{seed}.json"
 
 
 def new_result(

@@ -99,7 +99,7 @@ def test_a_backbone_that_cannot_be_had_stops_before_anything_is_built(tmp_path, 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("DTBENCH_HOME", str(tmp_path / "home"))
-    with pytest.raises(SourceError, match=r"HF_HOME.*model\.backbone=FOLDER.*model\.backbone=bundled"):
+    with pytest.raises(SourceError, match=r"HF_HOME.*model\.backbone=FOLDER.*model\.backbone=scratch"):
         dtbench(*RUN, "--model", "gpt2_dt", "--set", "model.backbone=gpt2", "--output", tmp_path)
     assert not (tmp_path / "home").exists()
 
@@ -316,3 +316,23 @@ def test_help_needs_neither_torch_nor_lightning():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_model_from_outside_follows_the_walk_of_the_readme(tmp_path, home):
+    """The example of baselines/README.md, written to a file of the user's and run by its place."""
+    text = (Path(__file__).parent.parent / "baselines" / "README.md").read_text()
+    code, settings = (text.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("python", "yaml"))
+    (tmp_path / "my_model.py").write_text(code)
+    (tmp_path / "my_model.yaml").write_text(settings)
+    command = (*RUN, "--model", "my_model:LinearPolicy", "--output", tmp_path / "out")
+    done = process(*command, home=home, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = only_result(tmp_path / "out")
+    assert result["model"]["name"] == "my_model:LinearPolicy"
+    assert result["model"]["config"]["optimizer"]["weight_decay"] == 0.01  # from the yaml
+    assert "my_model:LinearPolicy" in (tmp_path / "out" / "leaderboard.md").read_text()
+    assert "1 of 1 runs are finished already" in process(*command, home=home, cwd=tmp_path).stderr
+    for wrong, said in (("my_model:Nothing", "Nothing"), ("no_module:Model", "no_module"), ("json:loads", "subclass")):
+        done = process(*RUN, "--model", wrong, "--output", tmp_path / "x", home=home, cwd=tmp_path)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+        assert said in done.stderr
