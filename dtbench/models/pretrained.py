@@ -1,8 +1,8 @@
 """Backbones: where a trunk's initial weights come from.
 
-`scratch` (random), `bundled` (the small GPT-2 in this package, once trained), `synthetic(…)` (pretrained on a Markov chain), a local
-folder, or a hub id such as `gpt2`. Weights are read from safetensors, or with `weights_only=True`: none of
-their code runs.
+`scratch` (random), `bundled` (the small GPT-2 in this package, once it is trained), `synthetic(…)` (pretrained on a
+Markov chain), a local folder, or a hub id such as `gpt2`. Weights are read from safetensors or with
+`weights_only=True`: none of their code runs.
 """
 
 from __future__ import annotations
