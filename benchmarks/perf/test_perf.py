@@ -51,9 +51,10 @@ def windows(store) -> Windows:
     return Windows(store, WindowOptions(20, return_scale=1000.0))
 
 
-def module(name: str, preset: str):
+def module(name: str, preset: str, *overrides: str):
     entry, suite = model_entry(name), load_suite("d4rl-short")
-    config = compose(name, entry.load().Config, entry.defaults, load_preset(preset), suite, suite.tasks[0])
+    layer, task = load_preset(preset), suite.tasks[0]
+    config = compose(name, entry.load().Config, entry.defaults, layer, suite, task, None, overrides)
     dims = {"observation_dim": OBSERVATION_DIM, "action_dim": ACTION_DIM, "max_timesteps": 1000}
     return entry.load()(config.to_dict(), dims)
 
@@ -80,16 +81,27 @@ def test_window_batch_by_a_loop_over_samples(benchmark, windows):
     benchmark(batch)
 
 
-@pytest.mark.parametrize(("name", "preset"), [("dt", "paper"), ("gpt2_dtma", "quick")])
-def test_training_step(benchmark, windows, name, preset):
-    """Forward, backward, clip and update on a batch of 64 × K 20."""
-    model = module(name, preset).train()
-    optimizer = model.configure_optimizers()["optimizer"]
-    model.step, steps = 0, iter(range(10**9))
+@pytest.mark.parametrize(("name", "preset"), [("dt", "paper"), ("gpt2_dtma", "quick"), ("cql", "paper")])
+def test_training_step(benchmark, store, name, preset):
+    """Forward, backward, clip and update on a batch as published: 64 × K 20, or 256 transitions for CQL."""
+    train(benchmark, store, module(name, preset), 256 if name == "cql" else 64)
+
+
+@pytest.mark.parametrize("name", ["dt", "dc"])
+def test_convolution_against_attention(benchmark, store, name):
+    """DC's Gym settings, and DT with its width and context: 3 × 256, batch 64 × K 8."""
+    sizes = ("model.width=256", "model.activation=gelu", "training.context_length=8")
+    train(benchmark, store, module(name, "paper", *sizes), 64)
+
+
+def train(benchmark, store, model, batch_size: int) -> None:
+    options = WindowOptions(model.context_length, **{"return_scale": 1000.0, **model.window_options})
+    windows = Windows(store, options)
+    optimizer, steps = model.train().configure_optimizers()["optimizer"], iter(range(10**9))
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        model.loss(windows.gather(windows.draw(64, seed=0, step=next(steps))))[0].backward()
+        model.loss(windows.gather(windows.draw(batch_size, seed=0, step=next(steps))))[0].backward()
         model.configure_gradient_clipping(optimizer)
         optimizer.step()
 

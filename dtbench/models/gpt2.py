@@ -96,7 +96,7 @@ class Gpt2Policy(SequencePolicy):
         self.language: LanguageLoss | None = None
         if options.language_weight > 0:
             if self.backbone.language is None:
-                raise ConfigError("model.language_weight > 0 needs a backbone that is a language model.")
+                raise ConfigError(f"model.language_weight > 0 needs a pretrained GPT-2; {self.weights} is none.")
             self.language = LanguageLoss(self.backbone.language, self.language_learns)
 
     #: Whether the language model's own tables are trained by the language loss.
