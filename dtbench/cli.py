@@ -71,7 +71,7 @@ def _options(
 
 @app.command()
 def run(
-    model: Models,
+    model: Models = [],  # noqa: B006
     suite: Annotated[str, typer.Option(help="Suite by name, or the path of a suite's YAML file.")] = "d4rl-short",
     task: Annotated[list[str], typer.Option("--task", "-t", help="Only these tasks; repeat or use commas.")] = [],  # noqa: B006
     preset: Annotated[
@@ -98,7 +98,8 @@ def run(
 ) -> None:
     """Train, evaluate and rank models on a suite.
 
-    The same command again skips what is finished and resumes what was interrupted.
+    The same command again skips what is finished and resumes what was interrupted. A suite of toys with known answers
+    says which models it is for, so that --model may be left out; its expectations are checked at the end.
     """
     from dtbench import plan, runner
     from dtbench.console import err, interruptible
@@ -108,9 +109,10 @@ def run(
     err.print(f"dtbench {__version__}: preset {chosen} ({reason})", markup=False)
     hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
     flags = [f"hardware.{key}={value}" for key, value in hardware.items() if value is not None]
+    loaded = load_suite(suite)
     plans = plan.plan_runs(
-        load_suite(suite),
-        _split(model),
+        loaded,
+        _split(model) or loaded.expected_models,
         output=output,
         preset=chosen,
         seeds=_seeds(seeds),
@@ -125,7 +127,7 @@ def run(
     with interruptible():
         summary = runner.execute(plans, existing=existing, jobs=jobs, launcher=launcher)
     _finish(summary, output, json_)
-    if summary.failed:
+    if not _as_expected(loaded, summary.results) or summary.failed:
         raise typer.Exit(1)
 
 
@@ -159,6 +161,19 @@ def _finish(summary: Any, output: Path, as_json: bool) -> None:
         typer.echo(f"Leaderboard: {file}")
     if summary.failed:
         typer.echo(f"{summary.failed} runs failed; their results say why (status and error).", err=True)
+
+
+def _as_expected(suite: Any, results: list[Any]) -> bool:
+    """Print what the suite expects and whether it holds; True if nothing speaks against it."""
+    from dtbench.expectations import check
+
+    verdicts = check(suite, results) if suite.expected else []
+    for verdict in verdicts:
+        word = {True: "as expected", False: "NOT as expected", None: "not checked"}[verdict.holds]
+        typer.echo(f"{verdict.expectation.task}: {word}: {verdict.said}", err=True)
+        if verdict.holds is False:
+            typer.echo(f"  expected because: {verdict.expectation.reason}", err=True)
+    return all(verdict.holds is not False for verdict in verdicts)
 
 
 @app.command()

@@ -127,9 +127,10 @@ def backbone_text(
     width: Annotated[int, typer.Option(min=1)] = 128,
     vocabulary: Annotated[int, typer.Option(min=300, max=65535, help="Tokens of the byte-level BPE.")] = 8192,
     repeat_share: Annotated[float, typer.Option(min=0, max=1, help="Share of sequences that repeat a stretch.")] = 0.0,
-    symmetric_start: Annotated[
-        bool, typer.Option("--symmetric-start", help="Start layer 0 with keys = queries.")
-    ] = False,
+    symmetric_heads: Annotated[
+        int, typer.Option(min=0, help="So many heads of layer 0 start with keys = queries.")
+    ] = 0,
+    symmetric_std: Annotated[float, typer.Option(min=0, help="Standard deviation of their weights.")] = 0.02,
     measure: Annotated[list[Path], typer.Option(help="Further texts to measure perplexity on; repeatable.")] = [],  # noqa: B006
 ) -> None:
     """Pretrain a GPT-2 and its tokenizer on a text; interrupted, the same line goes on."""
@@ -144,7 +145,8 @@ def backbone_text(
         heads=heads,
         width=width,
         repeat_share=repeat_share,
-        symmetric_start=symmetric_start,
+        symmetric_heads=symmetric_heads,
+        symmetric_std=symmetric_std,
         seed=seed,
     )
     with interruptible():

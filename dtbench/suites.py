@@ -43,8 +43,27 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Expectation:
+    """A known answer on a task, with its reason: who scores better than whom, or who gets what is asked for.
+
+    Every model of `better` scores higher than every one of `worse`; for those of `tracks_target`, the rank correlation
+    between the task's targets and the returns is at least `correlation`.
+    """
+
+    task: str
+    reason: str
+    better: tuple[str, ...] = ()
+    worse: tuple[str, ...] = ()
+    tracks_target: tuple[str, ...] = ()
+    correlation: float = 0.9
+
+
+@dataclass(frozen=True)
 class Suite:
-    """A versioned list of tasks. `sources` is the order in which `--source auto` tries them."""
+    """A versioned list of tasks. `sources` is the order in which `--source auto` tries them.
+
+    `expected` is stated where the right order of models is known; `dtbench run` checks it.
+    """
 
     name: str
     version: int
@@ -53,12 +72,19 @@ class Suite:
     tasks: tuple[Task, ...]
     config: dict[str, Any] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    expected: tuple[Expectation, ...] = ()
     file: str = ""
 
     @property
     def id(self) -> str:
         """Name and version as they stand in results, tables and paths, e.g. `d4rl-short@1`."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def expected_models(self) -> list[str]:
+        """Return the models that something is expected of, in the order of the file."""
+        named = (name for e in self.expected for name in (*e.tracks_target, *e.better, *e.worse))
+        return list(dict.fromkeys(named))
 
     def task(self, task_id: str) -> Task:
         """Return the task called `task_id`; raise `UnknownNameError` otherwise."""
@@ -123,11 +149,14 @@ def _parse_suite(raw: dict[str, Any], path: str) -> Suite:
     if not tasks:
         raise ConfigError(f"{path}: a suite needs at least one task.")
     raw["sources"] = tuple(raw.get("sources", ()))
+    raw["expected"] = tuple(_parse_expectation(entry, path) for entry in raw.get("expected", ()))
     suite = _construct(Suite, {**raw, "tasks": tasks}, path)
     for task in suite.tasks:
         unlisted = set(task.sources) - set(suite.sources)
         if unlisted:
             raise ConfigError(f"{path}: task {task.id} names the source {unlisted.pop()!r}, the suite does not.")
+    for expectation in suite.expected:
+        suite.task(expectation.task)
     return suite
 
 
@@ -137,6 +166,15 @@ def _parse_task(raw: Mapping[str, Any], path: str) -> Task:
     fields["reference"] = _construct(ReferenceScores, fields.get("reference", {}), f"{where}, reference")
     fields["targets"] = tuple(float(target) for target in fields.get("targets", ()))
     return _construct(Task, fields, where)
+
+
+def _parse_expectation(raw: Mapping[str, Any], path: str) -> Expectation:
+    lists = ("better", "worse", "tracks_target")
+    fields = {key: tuple(value) if key in lists else value for key, value in raw.items()}
+    expectation: Expectation = _construct(Expectation, fields, f"{path}, expected")
+    if bool(expectation.better and expectation.worse) == bool(expectation.tracks_target):
+        raise ConfigError(f"{path}, expected of {expectation.task}: give better and worse, or tracks_target.")
+    return expectation
 
 
 def _construct(cls: Any, fields: Mapping[str, Any], where: str) -> Any:

@@ -99,7 +99,7 @@ def test_a_backbone_that_cannot_be_had_stops_before_anything_is_built(tmp_path, 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("DTBENCH_HOME", str(tmp_path / "home"))
-    with pytest.raises(SourceError, match=r"HF_HOME.*model\.backbone=FOLDER.*model\.backbone=scratch"):
+    with pytest.raises(SourceError, match=r"HF_HOME.*model\.backbone=FOLDER.*model\.backbone=bundled"):
         dtbench(*RUN, "--model", "gpt2_dt", "--set", "model.backbone=gpt2", "--output", tmp_path)
     assert not (tmp_path / "home").exists()
 

@@ -30,9 +30,8 @@ def backbone_card(folder: Path) -> str:
         f"Training: {card['tokens_seen']:,} tokens in {settings['steps']:,} steps of {settings['batch_size']} × "
         f"{settings['context']}; AdamW, learning rate {settings['learning_rate']:g} with {settings['warmup_steps']} "
         f"warm-up steps and a cosine to a tenth, weight decay {settings['weight_decay']:g}, dropout "
-        f"{settings['dropout']:g}, share of repeated stretches {settings['repeat_share']:g}, layer 0 "
-        f"{'started with keys equal to queries' if settings['symmetric_start'] else 'started at random'}, seed "
-        f"{settings['seed']}.",
+        f"{settings['dropout']:g}, share of repeated stretches {settings['repeat_share']:g}, "
+        f"{_start(settings)}, seed {settings['seed']}.",
         "",
         "## Perplexity per token",
         "",
@@ -47,6 +46,15 @@ def backbone_card(folder: Path) -> str:
         _heads(content),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _start(settings: dict[str, Any]) -> str:
+    if not settings["symmetric_heads"]:
+        return "layer 0 started at random"
+    return (
+        f"{settings['symmetric_heads']} heads of layer 0 started with keys equal to queries (standard deviation "
+        f"{settings['symmetric_std']:g})"
+    )
 
 
 def _perplexities(card: dict[str, Any]) -> str:

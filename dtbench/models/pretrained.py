@@ -1,8 +1,8 @@
 """Backbones: where a trunk's initial weights come from.
 
-`scratch` (random), `bundled` (the small GPT-2 in this package, once it is trained), `synthetic(…)` (pretrained on a
-Markov chain), a local folder, or a hub id such as `gpt2`. Weights are read from safetensors or with
-`weights_only=True`: none of their code runs.
+`scratch` (random), `bundled` (the small GPT-2 in this package), `synthetic(…)` (pretrained on a Markov chain), a local
+folder, or a hub id such as `gpt2`. Weights are read from safetensors or with `weights_only=True`: none of their code
+runs.
 """
 
 from __future__ import annotations
@@ -134,8 +134,6 @@ def find_files(name: str) -> tuple[Files, str]:
         ConfigError: neither a folder nor a possible hub id.
     """
     if name == BUNDLED:
-        if not BUNDLED_FOLDER.is_dir():
-            raise ConfigError("The bundled backbone is not trained yet; take scratch, synthetic, a folder or a hub id.")
         return _in_folder(BUNDLED_FOLDER), BUNDLED
     if re.fullmatch(rf"{SYNTHETIC}(\(.*\))?", name):
         from dtbench.models.backbones.recipes import synthetic_folder
@@ -149,7 +147,8 @@ def find_files(name: str) -> tuple[Files, str]:
         raise ConfigError(f"There is no backbone folder {name}; it must hold {_CONFIG} and {_WEIGHTS[0]}.")
     ways_out = (
         f"ways out: a cache that has it (HF_HOME), a local folder with {_CONFIG} and {_WEIGHTS[0]} "
-        f"(--set model.backbone=FOLDER), or random weights (--set model.backbone={SCRATCH})"
+        f"(--set model.backbone=FOLDER), or the small one in this package "
+        f"(--set model.backbone={BUNDLED})"
     )
     return (lambda *filenames: from_hub(name, *filenames, ways_out=ways_out)), name
 

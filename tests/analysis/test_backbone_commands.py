@@ -35,7 +35,7 @@ def test_text_backbone_has_a_card_and_a_tokenizer(tmp_path):
     (tmp_path / "text.txt").write_text("".join(f"One sentence, and the {n} other.\n" for n in range(3000)))
     (tmp_path / "more.txt").write_text("".join(f"The {n} sentence.\n" for n in range(500)))
     size = ("--layers", 1, "--heads", 2, "--width", 16, "--vocabulary", 300, "--steps", 2)
-    words = ("backbone", "text", tmp_path / "text.txt", "--output", tmp_path / "tiny", *size, "--symmetric-start")
+    words = ("backbone", "text", tmp_path / "text.txt", "--output", tmp_path / "tiny", *size, "--symmetric-heads", 2)
     text = dtbench(*words, "--measure", tmp_path / "more.txt")
     assert "held out" in text
     assert "more" in text

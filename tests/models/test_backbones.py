@@ -198,7 +198,6 @@ def test_tokens_are_cached_and_decode_to_the_text(tmp_path, monkeypatch):
         TextTokens(tmp_path / "text.txt", tokenizer, 10**6)
 
 
-@pytest.mark.skipif(not BUNDLED_FOLDER.is_dir(), reason="the bundled backbone is not trained yet")
 def test_bundled_backbone_is_what_its_card_says():
     import hashlib
 

@@ -1,8 +1,9 @@
-"""The `local` source: shipped policies rolled out in the real environments, without a network.
+"""The `local` source: shipped policies and scripted behaviours rolled out in real environments, without a network.
 
 A dataset is called `<environment>-<level>`, the levels meaning what D4RL's do: `medium` is the medium policy acting
 stochastically; `medium-replay` a mixture, in equal parts, of the snapshots of its training up to medium;
 `medium-expert` half medium, half the best snapshot. What each policy is worth stands in `behaviours/weights/README.md`.
+Datasets of scripted behaviours (`behaviours/scripted.py`) are called what they are, e.g. `key-to-door`.
 
 The steps are rolled out in shards of at most `SHARD_STEPS`, each with its own seed, so the data are a function of
 (recipe version, dataset, seed, steps) and not of the number of workers. A shard has exactly its number of steps: its
@@ -16,16 +17,18 @@ import multiprocessing
 import os
 import signal
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from dtbench.data.behaviours.policy import environment, load_actor, manifest
+from dtbench.data.behaviours.scripted import SCRIPTED, Act
 from dtbench.data.sources import Progress
 from dtbench.data.store import Episode, TrajectoryStore, build_store
 from dtbench.errors import UnknownNameError
@@ -40,9 +43,9 @@ _IN_PROCESS_STEPS = 20_000
 
 @dataclass(frozen=True)
 class Shard:
-    """A piece of the rollout: so many steps of one snapshot's policy from one seed."""
+    """A piece of the rollout: so many steps of one snapshot's policy, or of a scripted behaviour, from one seed."""
 
-    environment: str
+    behaviour: str
     snapshot: int
     steps: int
     entropy: tuple[int, ...]
@@ -50,7 +53,7 @@ class Shard:
 
 def known_datasets() -> list[str]:
     """Return the names of the datasets that can be built here."""
-    return [f"{name}-{level}" for name in manifest() for level in LEVELS]
+    return [f"{name}-{level}" for name in manifest() for level in LEVELS] + list(SCRIPTED)
 
 
 def dataset_id(dataset: str, steps: int, seed: int = 0) -> str:
@@ -65,7 +68,7 @@ def store_path(dataset: str, steps: int, seed: int = 0) -> Path:
 
 def locate(dataset: str, *, steps: int, seed: int = 0) -> TrajectoryStore | None:
     """Open a dataset that is built already, else return None."""
-    _split_name(dataset)
+    _check_name(dataset)
     path = store_path(dataset, steps, seed)
     return TrajectoryStore.open(path) if path.is_dir() else None
 
@@ -89,12 +92,13 @@ def build(
     Raises:
         UnknownNameError: no such dataset.
     """
-    name, level = _split_name(dataset)
+    _check_name(dataset)
     found = None if force else locate(dataset, steps=steps, seed=seed)
     if found is not None:
         return found
-    entry = environment(name)
     shards = plan_shards(dataset, steps, seed)
+    env_id, details = _describe(dataset)
+    space = _action_space(env_id)
     if steps <= _IN_PROCESS_STEPS:
         rolled = _in_process(shards, steps, progress)
     else:
@@ -104,15 +108,13 @@ def build(
         rolled,
         source="local",
         dataset_id=dataset_id(dataset, steps, seed),
-        env_id=entry["env_id"],
-        action_low=np.asarray(entry["action_space"]["low"], dtype=np.float32),
-        action_high=np.asarray(entry["action_space"]["high"], dtype=np.float32),
+        env_id=env_id,
+        action_low=space.low,
+        action_high=space.high,
         recipe={
             "version": RECIPE_VERSION,
-            "level": level,
             "seed": seed,
-            "snapshots": sorted({shard.snapshot for shard in shards}),
-            "behaviours_sha256": entry["sha256"],
+            **details,
             "packages": {package: version(package) for package in ("gymnasium", "mujoco", "numpy")},
         },
         expected={"steps": steps},
@@ -121,14 +123,9 @@ def build(
 
 
 def plan_shards(dataset: str, steps: int, seed: int) -> list[Shard]:
-    """Decide which snapshot acts for how many steps, from which seed."""
-    name, level = _split_name(dataset)
-    levels = environment(name)["levels"]
-    snapshots = {
-        "medium": levels["medium"],
-        "medium-replay": levels["replay"],
-        "medium-expert": [*levels["medium"], *levels["expert"]],
-    }[level]
+    """Decide who acts for how many steps, from which seed."""
+    _check_name(dataset)
+    name, snapshots = (dataset, [0]) if dataset in SCRIPTED else _snapshots(dataset)
     shards: list[Shard] = []
     for snapshot, share in zip(snapshots, _equal_parts(steps, len(snapshots)), strict=True):
         pieces = _equal_parts(share, -(-share // SHARD_STEPS)) if share else []
@@ -139,23 +136,24 @@ def plan_shards(dataset: str, steps: int, seed: int) -> list[Shard]:
 
 
 def roll_out(shard: Shard) -> list[Episode]:
-    """Step the real environment with the shard's policy for exactly its number of steps."""
+    """Step the real environment with the shard's behaviour for exactly its number of steps."""
     with threadpool_limits(1):  # one thread, or the last bits would depend on the machine's cores
         return list(_episodes(shard))
 
 
 def _episodes(shard: Shard) -> Iterator[Episode]:
-    actor = load_actor(shard.environment, shard.snapshot)
-    env = gym.make(environment(shard.environment)["env_id"])
+    env_id, begin = _behaviour(shard)
+    env = gym.make(env_id)
     sequence = np.random.SeedSequence(shard.entropy)
     rng = np.random.default_rng(sequence)
     observation, _ = env.reset(seed=int(sequence.generate_state(1)[0]))
     left = shard.steps
     while left:
+        act = begin(rng)
         observations, actions, rewards = [observation], [], []
         terminated = truncated = False
         while not (terminated or truncated):
-            action = actor.act(observation[None], rng)[0]
+            action = act(observation)
             observation, reward, terminated, truncated, _ = env.step(action)
             observations.append(observation)
             actions.append(action)
@@ -205,8 +203,39 @@ def _equal_parts(total: int, parts: int) -> list[int]:
     return [each + (index < rest) for index in range(parts)]
 
 
-def _split_name(dataset: str) -> tuple[str, str]:
+def _check_name(dataset: str) -> None:
     if dataset not in known_datasets():
         raise UnknownNameError("local dataset", dataset, known_datasets())
+
+
+def _snapshots(dataset: str) -> tuple[str, list[int]]:
+    """Return the environment of a shipped policy's dataset and the snapshots that act in it, in equal parts."""
     name, _, level = dataset.partition("-")
-    return name, level
+    levels = environment(name)["levels"]
+    mixed = {"medium-replay": levels["replay"], "medium-expert": [*levels["medium"], *levels["expert"]]}
+    return name, mixed.get(level, levels["medium"])
+
+
+def _describe(dataset: str) -> tuple[str, dict[str, Any]]:
+    """Return a dataset's environment and what its recipe says of the behaviour."""
+    if dataset in SCRIPTED:
+        return SCRIPTED[dataset].env_id, {"behaviour": SCRIPTED[dataset].begin.__name__}
+    name, snapshots = _snapshots(dataset)
+    entry = environment(name)
+    details = {"level": dataset.partition("-")[2], "snapshots": sorted(snapshots), "behaviours_sha256": entry["sha256"]}
+    return entry["env_id"], details
+
+
+def _behaviour(shard: Shard) -> tuple[str, Callable[[np.random.Generator], Act]]:
+    """Return where a shard is rolled out, and what begins each of its episodes."""
+    if shard.behaviour in SCRIPTED:
+        return SCRIPTED[shard.behaviour].env_id, SCRIPTED[shard.behaviour].begin
+    actor = load_actor(shard.behaviour, shard.snapshot)
+    return environment(shard.behaviour)["env_id"], lambda rng: lambda seen: actor.act(seen[None], rng)[0]
+
+
+def _action_space(env_id: str) -> gym.spaces.Box:
+    env = gym.make(env_id)
+    env.close()
+    assert isinstance(env.action_space, gym.spaces.Box)
+    return env.action_space

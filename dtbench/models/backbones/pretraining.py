@@ -29,8 +29,9 @@ class PretrainSettings:
     Attributes:
         context: tokens per sequence; also the rows of the position table.
         repeat_share: share of the sequences that are one stretch of text over and over (see `text_batches`).
-        symmetric_start: start layer 0 with keys equal to queries, so that W_q W_kᵀ is symmetric positive semi-definite
-            as pretrained transformers' tend to be (mimetic initialisation, Trockman & Kolter 2023, arXiv 2305.09828).
+        symmetric_heads: so many heads of layer 0 start with keys equal to queries, drawn with standard deviation
+            `symmetric_std`: W_q W_kᵀ is then positive semi-definite, as pretrained transformers' tend to be (mimetic
+            initialisation, Trockman & Kolter 2023, arXiv 2305.09828), and with a large deviation a Markov head.
     """
 
     vocabulary: int
@@ -46,7 +47,8 @@ class PretrainSettings:
     gradient_clip: float = 1.0
     dropout: float = 0.0
     repeat_share: float = 0.0
-    symmetric_start: bool = False
+    symmetric_heads: int = 0
+    symmetric_std: float = 0.02
     seed: int = 0
 
 
@@ -124,11 +126,12 @@ def new_model(settings: PretrainSettings) -> GPT2LMHeadModel:
         eos_token_id=0,
     )
     model = GPT2LMHeadModel(config)
-    if settings.symmetric_start:
+    if settings.symmetric_heads:
         first: Any = model.transformer.h[0]
-        weight = first.attn.c_attn.weight
-        with torch.no_grad():
-            weight[:, settings.width : 2 * settings.width] = weight[:, : settings.width]
+        query, key, _ = first.attn.c_attn.weight.data.split(settings.width, dim=1)
+        columns = settings.symmetric_heads * settings.width // settings.heads
+        query[:, :columns].normal_(std=settings.symmetric_std)
+        key[:, :columns] = query[:, :columns]
     return model
 
 

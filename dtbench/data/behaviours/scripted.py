@@ -1,0 +1,62 @@
+"""Behaviours written by hand. Each episode has one intention, so that its data are a mixture and no average is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dtbench.toys import BanditChain, PointToGoal
+
+#: (obs_dim,) → (action_dim,) float32.
+Act = Callable[[NDArray[np.floating]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """Who acts where: `begin` starts an episode with an intention of its own, drawn from the generator."""
+
+    env_id: str
+    begin: Callable[[np.random.Generator], Act]
+
+
+def _noisy(action: NDArray[np.floating] | list[float], scale: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    return np.clip(np.asarray(action) + scale * rng.standard_normal(len(action)), -1, 1).astype(np.float32)
+
+
+def pull_any_arm(rng: np.random.Generator) -> Act:
+    """Pull one of the arms, each as likely, off its middle by a little; then stand still."""
+    action = BanditChain.centre(int(rng.integers(len(BanditChain.WORTH)))) + rng.uniform(-0.1, 0.1)
+    return lambda observation: np.array([action * observation[0]], dtype=np.float32)
+
+
+def seek_or_shun(rng: np.random.Generator) -> Act:
+    """In each of the two rooms go to its goal (in 2 of 5 episodes) or away from it; one in six episodes has both."""
+    seeks = rng.random(2) < 0.4
+
+    def act(observation: NDArray[np.floating]) -> NDArray[np.float32]:
+        intention = seeks[0 if observation[0] else 1]
+        return _noisy([observation[3] * (1 if intention else -1)], 0.2, rng)
+
+    return act
+
+
+def three_ways(rng: np.random.Generator) -> Act:
+    """Go to the goal (3 of 10 episodes), to the opposite corner (4 of 10), or anywhere (3 of 10)."""
+    goal = (PointToGoal.GOAL, -PointToGoal.GOAL, None)[rng.choice(3, p=(0.3, 0.4, 0.3))]
+
+    def act(observation: NDArray[np.floating]) -> NDArray[np.float32]:
+        if goal is None:
+            return rng.uniform(-1, 1, size=2).astype(np.float32)
+        return _noisy(np.clip((goal - observation) / PointToGoal.STRIDE, -1, 1), 0.2, rng)
+
+    return act
+
+
+SCRIPTED = {
+    "bandit-chain": Scripted("dtbench.toys:dtbench/BanditChain-v0", pull_any_arm),
+    "key-to-door": Scripted("dtbench.toys:dtbench/KeyToDoor-v0", seek_or_shun),
+    "point-to-goal": Scripted("dtbench.toys:dtbench/PointToGoal-v0", three_ways),
+}
