@@ -1,4 +1,4 @@
-"""What a suite expects of its results, where the right order is known: stated in the suite's file, checked after a run."""
+"""What a suite expects of its results where the right order is known: stated in its file, checked after a run."""
 
 from __future__ import annotations
 

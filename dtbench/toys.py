@@ -19,20 +19,20 @@ def _box(low: float, high: float, size: int) -> gym.spaces.Box:
     return gym.spaces.Box(low, high, (size,), np.float32)
 
 
-class BanditChain(gym.Env[Observation, NDArray[np.float32]]):
+class BanditChain(gym.Env):
     """Pull one of five arms, then walk a chain that pays the arm's worth in equal parts, whatever one does there.
 
     The action of the first step is the arm, a fifth of [−1, 1] each; an episode's return is `WORTH[arm]`. The mean of
     all arms is the worst arm, so that who averages the data gets least; and no episode is better than the best one in
-    the data, so that nothing can be gained by stitching. Observation: (at the arms?, way walked).
+    the data, so that nothing can be gained by stitching. Observation: (at the arms?, way walked, what the chain pays).
     """
 
     WORTH = (4.0, 5.0, 1.0, 2.0, 3.0)
-    LENGTH = 5
+    LENGTH = 4
 
     def __init__(self, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
-        self.observation_space, self.action_space = _box(0, 1, 2), _box(-1, 1, 1)
+        self.observation_space, self.action_space = _box(0, 2, 3), _box(-1, 1, 1)
 
     @classmethod
     def arm(cls, action: float) -> int:
@@ -46,20 +46,20 @@ class BanditChain(gym.Env[Observation, NDArray[np.float32]]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
         super().reset(seed=seed)
-        self.walked, self.pulled = 0, 0
+        self.walked, self.pay = 0, 0.0
         return self._observe(), {}
 
     def step(self, action: NDArray[np.float32]) -> Step:
         if self.walked == 0:
-            self.pulled = self.arm(float(action[0]))
+            self.pay = self.WORTH[self.arm(float(action[0]))] / self.LENGTH
         self.walked += 1
-        return self._observe(), self.WORTH[self.pulled] / self.LENGTH, self.walked == self.LENGTH, False, {}
+        return self._observe(), self.pay, self.walked == self.LENGTH, False, {}
 
     def _observe(self) -> Observation:
-        return np.array([self.walked == 0, self.walked / self.LENGTH], dtype=np.float32)
+        return np.array([self.walked == 0, self.walked / self.LENGTH, self.pay], dtype=np.float32)
 
 
-class KeyToDoor(gym.Env[Observation, NDArray[np.float32]]):
+class KeyToDoor(gym.Env):
     """Fetch a key, cross an empty room, open a door: the delayed credit of the Decision Transformer paper (§5.5).
 
     In the first and the last room the agent stands at 0 and has `ROOM` steps to reach the side (−1 or +1) where the key
@@ -102,7 +102,7 @@ class KeyToDoor(gym.Env[Observation, NDArray[np.float32]]):
         return np.array([*(self.room == room for room in range(3)), side, self.position], dtype=np.float32)
 
 
-class PointToGoal(gym.Env[Observation, NDArray[np.float32]]):
+class PointToGoal(gym.Env):
     """Move a point in a square to a goal that is always the same; a step pays 1 − distance, at least 0.
 
     Whoever averages data in which some go to the goal and more go elsewhere goes elsewhere; a value tells them apart,
@@ -127,6 +127,6 @@ class PointToGoal(gym.Env[Observation, NDArray[np.float32]]):
         return self.position.astype(np.float32), reward, False, False, {}
 
 
-gym.register("dtbench/BanditChain-v0", entry_point=BanditChain)
-gym.register("dtbench/KeyToDoor-v0", entry_point=KeyToDoor)
-gym.register("dtbench/PointToGoal-v0", entry_point=PointToGoal, max_episode_steps=PointToGoal.HORIZON)
+gym.register("dtbench/BanditChain-v0", "dtbench.toys:BanditChain")
+gym.register("dtbench/KeyToDoor-v0", "dtbench.toys:KeyToDoor")
+gym.register("dtbench/PointToGoal-v0", "dtbench.toys:PointToGoal", max_episode_steps=PointToGoal.HORIZON)

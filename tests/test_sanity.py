@@ -111,9 +111,7 @@ def test_expectations_are_held_against_results():
 
 def test_every_model_is_expected_something_of_on_every_task():
     for task in SUITE.tasks:
-        named = {
-            name for e in SUITE.expected if e.task == task.id for name in (*e.better, *e.worse, *e.tracks_target)
-        }
+        named = {name for e in SUITE.expected if e.task == task.id for name in (*e.better, *e.worse, *e.tracks_target)}
         assert named == set(MODELS) or named == set(MODELS) - {"cql"}, task.id
     assert set(SUITE.expected_models) == set(MODELS)
     assert all(expectation.reason for expectation in SUITE.expected)

@@ -1,4 +1,4 @@
-"""Behaviours written by hand. Each episode has one intention, so that its data are a mixture and no average is right."""
+"""Behaviours written by hand: each episode has one intention, so that the data are a mixture and no mean is right."""
 
 from __future__ import annotations
 
@@ -27,9 +27,13 @@ def _noisy(action: NDArray[np.floating] | list[float], scale: float, rng: np.ran
 
 
 def pull_any_arm(rng: np.random.Generator) -> Act:
-    """Pull one of the arms, each as likely, off its middle by a little; then stand still."""
-    action = BanditChain.centre(int(rng.integers(len(BanditChain.WORTH)))) + rng.uniform(-0.1, 0.1)
-    return lambda observation: np.array([action * observation[0]], dtype=np.float32)
+    """Pull one of the arms, each as likely, off its middle by a little; then move about, which changes nothing."""
+    pull = BanditChain.centre(int(rng.integers(len(BanditChain.WORTH)))) + rng.uniform(-0.1, 0.1)
+
+    def act(observation: NDArray[np.floating]) -> NDArray[np.float32]:
+        return np.array([pull if observation[0] else rng.uniform(-0.5, 0.5)], dtype=np.float32)
+
+    return act
 
 
 def seek_or_shun(rng: np.random.Generator) -> Act:
