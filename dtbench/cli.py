@@ -225,6 +225,8 @@ def record(
 def leaderboard(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results.")],
     out: Annotated[Path | None, typer.Option(help="Markdown file to write; figures go beside it.")] = None,
+    task: Annotated[list[str], typer.Option("--task", "-t", help="Only these tasks, aggregated over them.")] = [],  # noqa: B006
+    preset: Annotated[str | None, typer.Option(help="Only this preset's results.")] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only say whether --out is up to date (exit 1 if not).")
     ] = False,
@@ -232,16 +234,17 @@ def leaderboard(
     """Render the results of a folder as markdown tables and SVG figures."""
     from dtbench import leaderboard as board
 
+    only: dict[str, Any] = {"tasks": _split(task), "preset": preset}
     if check:
         if out is None:
             raise ConfigError("--check needs --out FILE, the leaderboard to compare with.")
-        fresh = board.check(folder, out)
+        fresh = board.check(folder, out, **only)
         typer.echo(f"{out} is {'up to date' if fresh else 'not what the results say: render it again'}.")
         raise typer.Exit(0 if fresh else 1)
     if out is None:
-        typer.echo(board.render(folder))
+        typer.echo(board.render(folder, **only))
         return
-    board.write(folder, out)
+    board.write(folder, out, **only)
     typer.echo(f"Wrote {out}")
 
 

@@ -26,10 +26,16 @@ from dtbench.sections import Section, either, sections, seed_score
 PUBLISHED_REPETITIONS = 10_000
 
 
-def render(root: str | Path, *, figures: str | None = None) -> str:
-    """Render all results under `root` as markdown; `figures` is the prefix of figure files to refer to.
+def render(
+    root: str | Path, *, figures: str | None = None, tasks: Sequence[str] = (), preset: str | None = None
+) -> str:
+    """Render all results under `root`, or those of some tasks or one preset, as markdown.
+
+    Args:
+        figures: prefix of figure files to refer to.
 
     Raises:
+        UnknownNameError: a task or preset without results.
         ResultError: no folder or no results; files that are left out are listed in the text.
     """
     results, unreadable = scan(Path(root))
@@ -38,7 +44,7 @@ def render(root: str | Path, *, figures: str | None = None) -> str:
     if not results:
         raise ResultError(f"{root} holds no results; `dtbench run --output {root}` writes some.")
     parts = ["# dtbench leaderboard"]
-    for number, section in enumerate(sections(results)):
+    for number, section in enumerate(sections(results, tasks, preset)):
         parts += [f"## {section.title}", *_render_section(section)]
         if figures and _complete(section):
             parts += [f"![Aggregate scores]({figures}-{number}-intervals.svg)"]
@@ -48,7 +54,7 @@ def render(root: str | Path, *, figures: str | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write(root: str | Path, file: str | Path) -> None:
+def write(root: str | Path, file: str | Path, *, tasks: Sequence[str] = (), preset: str | None = None) -> None:
     """Write the markdown and the figures beside it.
 
     Raises:
@@ -57,10 +63,10 @@ def write(root: str | Path, file: str | Path) -> None:
     from dtbench import plots
 
     root, file = Path(root), Path(file)
-    text = render(root, figures=file.stem)
+    text = render(root, figures=file.stem, tasks=tasks, preset=preset)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        for number, section in enumerate(sections(scan(root)[0])):
+        for number, section in enumerate(sections(scan(root)[0], tasks, preset)):
             complete = _complete(section)
             if complete:
                 plots.intervals(complete, file.with_name(f"{file.stem}-{number}-intervals.svg"))
@@ -74,13 +80,13 @@ def write(root: str | Path, file: str | Path) -> None:
         raise ResultError(f"The leaderboard {file} cannot be written: {error}.") from error
 
 
-def check(root: str | Path, file: str | Path) -> bool:
+def check(root: str | Path, file: str | Path, *, tasks: Sequence[str] = (), preset: str | None = None) -> bool:
     """Say whether `file` is what the results under `root` render to, with its figures beside it.
 
     The figures' bytes are not compared: another version of matplotlib draws the same scores differently.
     """
     file = Path(file)
-    text = render(root, figures=file.stem)
+    text = render(root, figures=file.stem, tasks=tasks, preset=preset)
     figures = re.findall(r"^!\[[^]]*\]\((.+)\)$", text, flags=re.MULTILINE)
     present = file.is_file() and all(file.with_name(name).is_file() for name in figures)
     return present and file.read_text(encoding="utf-8") == text
@@ -191,8 +197,9 @@ def _protocol(section: Section) -> str:
 def _models_table(section: Section) -> list[str]:
     rows = []
     for model in section.models:
-        results = [result for task in section.tasks for result in section.cells.get((model, task), [])]
+        results = section.results(model)
         first = results[0]
+        hashes = sorted({result["model"]["config_hash"] for result in results})
         changed = "" if first["model"].get("is_preset_config", True) else "changed by the user"
         training = first["training"]
         speed = np.median([result["training"]["steps_per_s"] for result in results])
@@ -203,7 +210,7 @@ def _models_table(section: Section) -> list[str]:
                 f"{training['steps']:,}",
                 f"{speed:.1f}",
                 either(sorted({result["training"]["device"] for result in results})),
-                f"`{first['model']['config_hash']}` {changed}".strip(),
+                f"{either([f'`{digits}`' for digits in hashes])} {changed}".strip(),
             ]
         )
     headers = ["model", "initial weights", "steps", "steps/s (median)", "device", "configuration"]
@@ -240,11 +247,12 @@ def _target_table(section: Section) -> list[str]:
 def _published_table(section: Section) -> list[str]:
     name = section.suite.partition("@")[0]
     rows = []
-    for model in dict.fromkeys(label.partition("+")[0] for label in section.models):
+    for model in dict.fromkeys(result["model"]["name"] for result in section.finished):
         file = resource("baselines", model, "reference.csv")
         if file.is_file():
             with file.open(newline="") as content:
                 published = [row for row in csv.DictReader(content) if row["suite"] == name]
+            published = [row for row in published if row["task"] in section.tasks]
             rows += [[f"`{model}`", *(row[key] for key in ("task", "score", "data", "source"))] for row in published]
     if not rows:
         return []

@@ -8,10 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from dtbench.errors import DtbenchError, ResultError
+from dtbench.errors import DtbenchError, ResultError, UnknownNameError
 from dtbench.registry import MODELS
 from dtbench.results import Result
 from dtbench.suites import load_suite
+
+#: More changes than these are told by the configuration's hash.
+_SHOWN_CHANGES = 3
+#: Keys that do not decide what a run computes (`RunConfig.hash`).
+_NO_IDENTITY = ("hardware.", "training.log_every", "training.checkpoint_every")
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Section:
 
     `tasks` are the suite's, in its order; `models` the row labels; `cells` maps (model, task) to its finished results,
     one per seed, in the order of seeds. `part` counts the sections that differ in nothing but their data or the way of
-    scoring.
+    scoring. `is_selection` says that only some of the suite's tasks were asked for.
     """
 
     suite: str
@@ -31,15 +36,17 @@ class Section:
     cells: dict[tuple[str, str], list[Result]]
     unfinished: list[Result]
     part: int = 1
+    is_selection: bool = False
 
     @property
     def title(self) -> str:
         other = f" · other data {self.part}" if self.part > 1 else ""
-        return f"{self.suite} · {self.source} data · preset {self.preset}{other}"
+        only = f" · only {', '.join(self.tasks)}" if self.is_selection else ""
+        return f"{self.suite} · {self.source} data · preset {self.preset}{only}{other}"
 
     @property
     def finished(self) -> list[Result]:
-        return [result for model in self.models for task in self.tasks for result in self.cells.get((model, task), [])]
+        return [result for model in self.models for result in self.results(model)]
 
     def done(self, model: str) -> int:
         """Return how many tasks a model has at least one finished run on."""
@@ -59,9 +66,13 @@ class Section:
             return "incomplete (no seed has all tasks)"
         return f"incomplete ({self.done(model)} of {len(self.tasks)} tasks)"
 
+    def results(self, model: str) -> list[Result]:
+        """Return a row's results."""
+        return [result for task in self.tasks for result in self.cells.get((model, task), [])]
+
     def weights(self, model: str) -> str:
         """Return what a row's models started from."""
-        return either(sorted({r["model"]["weights"] for task in self.tasks for r in self.cells.get((model, task), [])}))
+        return either(sorted({result["model"]["weights"] for result in self.results(model)}))
 
 
 def seed_score(result: Result) -> float:
@@ -74,33 +85,53 @@ def either(values: Sequence[Any]) -> str:
     return " or ".join(map(str, values)) if len(values) < 3 else ", ".join(map(str, values))
 
 
-def sections(results: Sequence[Result]) -> list[Section]:
+def sections(results: Sequence[Result], tasks: Sequence[str] = (), preset: str | None = None) -> list[Section]:
     """Sort results into sections, one more where a row's data or way of scoring differ from those of the rows before.
 
+    Args:
+        tasks: take these tasks only, and aggregate over them; a section's title says so.
+        preset: take the results of this preset only.
+
     Raises:
+        UnknownNameError: a task or preset without results.
         ResultError: one row's results on a task come from different data or were scored differently.
     """
+    known = dict.fromkeys(result["task"]["id"] for result in results)
+    for task in tasks:
+        if task not in known:
+            raise UnknownNameError("task in these results", task, known)
+    presets = dict.fromkeys(result["preset"] for result in results)
+    if preset is not None and preset not in presets:
+        raise UnknownNameError("preset in these results", preset, presets)
+    if tasks:
+        results = [result for result in results if result["task"]["id"] in tasks]
+    if preset is not None:
+        results = [result for result in results if result["preset"] == preset]
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
         key = (f"{result['suite']['name']}@{result['suite']['version']}", result["task"]["source"], result["preset"])
         groups.setdefault(key, []).append(result)
     return [
-        _section(*key, part, number)
+        _section(*key, part, number, tasks)
         for key, group in sorted(groups.items(), key=lambda item: item[0])
         for number, part in enumerate(_parts(key[0], group), start=1)
     ]
 
 
-def _section(suite: str, source: str, preset: str, results: list[Result], part: int) -> Section:
+def _section(
+    suite: str, source: str, preset: str, results: list[Result], part: int, selected: Sequence[str]
+) -> Section:
     finished = [result for result in results if result["status"] == "ok"]
     labels = _labels(finished)
     cells: dict[tuple[str, str], list[Result]] = {}
     for result, label in sorted(zip(finished, labels, strict=True), key=lambda pair: pair[0]["seed"]):
         cells.setdefault((label, result["task"]["id"]), []).append(result)
+    names = {label: result["model"]["name"] for result, label in zip(finished, labels, strict=True)}
     order = list(MODELS)
-    models = sorted(set(labels), key=lambda label: (_position(order, label.partition("+")[0]), label))
+    models = sorted(names, key=lambda label: (_position(order, names[label]), label))
     unfinished = [result for result in results if result["status"] != "ok"]
-    return Section(suite, source, preset, _suite_tasks(suite, results), models, cells, unfinished, part)
+    tasks = [task for task in _suite_tasks(suite, results) if task in selected or not selected]
+    return Section(suite, source, preset, tasks, models, cells, unfinished, part, bool(selected))
 
 
 def _parts(suite: str, results: list[Result]) -> list[list[Result]]:
@@ -128,17 +159,41 @@ def _parts(suite: str, results: list[Result]) -> list[list[Result]]:
 
 
 def _labels(results: list[Result]) -> list[str]:
-    """Name rows by model, with the configuration's hash where it is not the preset's or there are several."""
-    hashes: dict[str, set[str]] = {}
+    """Name rows by model, with what the user changed; with the configuration's hash where that cannot be told.
+
+    A preset's configuration may differ from task to task. It cannot be told what was changed where the preset's own
+    configuration has no result on the task, or where there are several, e.g. of two versions of dtbench.
+    """
+    own: dict[tuple[str, str], dict[str, Any]] = {}
+    several: set[str] = set()
     for result in results:
-        if result["model"].get("is_preset_config", True):
-            hashes.setdefault(result["model"]["name"], set()).add(result["model"]["config_hash"])
-    labels = []
-    for result in results:
-        model = result["model"]
-        plain = model.get("is_preset_config", True) and len(hashes[model["name"]]) == 1
-        labels.append(model["name"] if plain else f"{model['name']}+{model['config_hash']}")
-    return labels
+        model, key = result["model"], (result["model"]["name"], result["task"]["id"])
+        if model.get("is_preset_config", True) and own.setdefault(key, model)["config_hash"] != model["config_hash"]:
+            several.add(model["name"])
+    return [_label(result, own, several) for result in results]
+
+
+def _label(result: Result, own: dict[tuple[str, str], dict[str, Any]], several: set[str]) -> str:
+    model = result["model"]
+    preset = own.get((model["name"], result["task"]["id"]))
+    if model["name"] not in several:
+        if model.get("is_preset_config", True):
+            return str(model["name"])
+        changes = _changes(preset["config"], model["config"]) if preset else []
+        if 0 < len(changes) <= _SHOWN_CHANGES:
+            return f"{model['name']} {' '.join(changes)}"
+    return f"{model['name']}+{model['config_hash']}"
+
+
+def _changes(preset: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """Return what differs in a configuration as `key=value`, the section `model` left unsaid."""
+    before, after = _flat(preset), _flat(config)
+    changed = [key for key in after if before.get(key) != after[key] and not key.startswith(_NO_IDENTITY)]
+    return [f"{key.removeprefix('model.')}={after[key]}" for key in changed]
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    return {f"{part}.{key}": value for part, values in config.items() for key, value in values.items()}
 
 
 def _columns(suite: str, row: list[Result]) -> dict[str, tuple[Any, ...]]:

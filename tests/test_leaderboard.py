@@ -162,6 +162,41 @@ def test_changed_configurations_are_rows_of_their_own(tmp_path):
     assert "changed by the user" in row(text, "dt+xyz", "Models")[5]
 
 
+def varied(score, task="hopper-medium", digits="abc", **config):
+    """A result with a configuration; a preset's may differ from task to task."""
+    content = samples.result("lamo", task, score=score)
+    is_preset = config.get("backbone") == "bundled"
+    content["model"] |= {"config_hash": digits, "is_preset_config": is_preset, "config": {"model": config}}
+    return content
+
+
+def test_a_row_is_named_by_what_was_changed(tmp_path):
+    samples.save(tmp_path, varied(0.2, "hopper-medium", "a", backbone="bundled", tanh=True))
+    samples.save(tmp_path, varied(0.3, "walker2d-medium", "b", backbone="bundled", tanh=False))
+    samples.save(tmp_path, varied(0.4, "hopper-medium", "c", backbone="scratch", tanh=True))
+    samples.save(tmp_path, varied(0.5, "walker2d-medium", "d", backbone="scratch", tanh=False))
+    text = render(tmp_path, tasks=["walker2d-medium", "hopper-medium"])
+    assert row(text, "lamo", "Scores per task")[1:] == ["20.0", "30.0"]
+    assert row(text, "lamo backbone=scratch", "Scores per task")[1:] == ["40.0", "50.0"]
+    assert row(text, "lamo backbone=scratch", "Models")[5] == "`c` or `d` changed by the user"
+
+
+def test_a_selection_of_tasks_is_aggregated_and_said(tmp_path):
+    samples.save(tmp_path, samples.result(score=0.2))
+    samples.save(tmp_path, samples.result(task="walker2d-medium", score=0.4))
+    samples.save(tmp_path, samples.result(task="walker2d-medium", score=0.9, preset="learn"))
+    assert "incomplete (2 of 9 tasks)" in render(tmp_path)
+    text = render(tmp_path, tasks=["hopper-medium", "walker2d-medium"], preset="quick")
+    assert "only hopper-medium, walker2d-medium" in text
+    assert "Over all 2 tasks" in text
+    assert row(text, "dt", "Aggregate")[4] == "30.0 [n/a]"
+    assert "90.0" not in text
+    with pytest.raises(UnknownNameError, match="did you mean 'hopper-medium'"):
+        render(tmp_path, tasks=["hoper-medium"])
+    with pytest.raises(UnknownNameError, match="preset in these results"):
+        render(tmp_path, preset="paper")
+
+
 def test_equal_results_give_equal_bytes(tmp_path):
     samples.save_suite(tmp_path / "r")
     samples.save_suite(tmp_path / "r", "gpt2_dtma", base=0.45)
