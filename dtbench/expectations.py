@@ -14,7 +14,7 @@ from dtbench.suites import Expectation, Suite
 
 @dataclass(frozen=True)
 class Verdict:
-    """An expectation, whether it holds (None: its models have no results), and the figures in words."""
+    """An expectation, whether it holds (None: one side has no results), and the figures in words."""
 
     expectation: Expectation
     holds: bool | None
@@ -22,8 +22,12 @@ class Verdict:
 
 
 def check(suite: Suite, results: Sequence[Result]) -> list[Verdict]:
-    """Hold a suite's expectations against finished results; a model counts with its mean over seeds."""
-    return [_verdict(expectation, results) for expectation in suite.expected]
+    """Hold a suite's expectations against finished results; a model counts with its mean over seeds.
+
+    Expectations of tasks without any result are left out.
+    """
+    tasks = {result["task"]["id"] for result in results}
+    return [_verdict(expectation, results) for expectation in suite.expected if expectation.task in tasks]
 
 
 def _verdict(expectation: Expectation, results: Sequence[Result]) -> Verdict:
@@ -54,4 +58,4 @@ def _tracking(results: Sequence[Result]) -> float:
 
 
 def _listed(values: dict[str, float]) -> str:
-    return ", ".join(f"{model} {value:.2f}" for model, value in values.items()) or "no result"
+    return ", ".join(f"{model} {value:.2f}" for model, value in values.items()) or "models without a result"
