@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from dtbench.analysis.markov_heads import LayerWeights, analyze_layers
 from dtbench.data.text import TextTokens, encode, read_text, split_text, train_tokenizer
 from dtbench.errors import ConfigError, DataError, SourceError
 from dtbench.models.backbones.pretraining import (
@@ -68,6 +69,25 @@ def test_interrupted_pretraining_ends_where_an_uninterrupted_one_does(tmp_path):
     parts = pretrain(settings, batches, tmp_path / "parts", every=4)
     for old, new in zip(whole.parameters(), parts.parameters(), strict=True):
         assert torch.equal(old, new)
+
+
+def test_symmetric_heads_start_as_markov_heads_and_the_others_as_ever():
+    settings = PretrainSettings(
+        vocabulary=20, steps=1, layers=2, heads=4, width=64, symmetric_heads=2, symmetric_std=0.3
+    )
+    weights = new_model(settings).transformer.state_dict()
+    first, second = analyze_layers([_layer(weights, index) for index in range(2)], 4)["layers"]
+    assert [head["markov"] for head in first["heads"]] == [True, True, False, False]
+    assert not any(head["markov"] for head in second["heads"])
+    query, key, _ = weights["h.0.attn.c_attn.weight"].chunk(3, dim=1)
+    assert torch.equal(query[:, :32], key[:, :32])
+    assert query[:, :32].std() == pytest.approx(0.3, rel=0.05)
+    assert query[:, 32:].std() == pytest.approx(0.02, rel=0.05)  # GPT-2's own
+
+
+def _layer(weights, index):
+    query, key, _ = weights[f"h.{index}.attn.c_attn.weight"].chunk(3, dim=1)
+    return LayerWeights(query, key, None)
 
 
 def test_perplexities_are_their_definitions():
