@@ -45,8 +45,8 @@ def attention_heat_map(content: dict[str, Any], title: str, file: Path) -> None:
         figure, axes = _grid((len(first), len(first[0]["heads"])), len(panels))
         for axis, (name, layers) in zip(axes, panels.items(), strict=True):
             values = np.array([[head["last_token_mass"] for head in layer["heads"]] for layer in layers])
-            _heat_map(figure, axis, values, f"mass on the last token, {name}", "viridis", (0.0, 1.0))
-        figure.suptitle(title)
+            _heat_map(figure, axis, values, name, "viridis", (0.0, 1.0))
+        figure.suptitle(f"attention on the last token, {title}")
         _save(figure, file)
 
 
