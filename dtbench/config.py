@@ -85,11 +85,17 @@ class RunConfig:
 
     def hash(self) -> str:
         """Return 12 hex digits over everything that decides the result (hardware does not)."""
-        content = self.to_dict()
-        content.pop("hardware")
-        content["training"].pop("log_every")
-        content["training"].pop("checkpoint_every")
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(identity(self.to_dict()), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the part of a plain configuration that decides what a run computes: its hash is taken over this."""
+    told = {"log_every", "checkpoint_every"}
+    return {
+        section: {key: value for key, value in values.items() if section != "training" or key not in told}
+        for section, values in config.items()
+        if section != "hardware"
+    }
 
 
 def plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dtbench.config import identity
 from dtbench.errors import DtbenchError, ResultError, UnknownNameError
 from dtbench.registry import MODELS
 from dtbench.results import Result
@@ -15,8 +16,6 @@ from dtbench.suites import load_suite
 
 #: More changes than these are told by the configuration's hash.
 _SHOWN_CHANGES = 3
-#: Keys that do not decide what a run computes (`RunConfig.hash`).
-_NO_IDENTITY = ("hardware.", "training.log_every", "training.checkpoint_every")
 
 
 @dataclass(frozen=True)
@@ -187,8 +186,8 @@ def _label(result: Result, own: dict[tuple[str, str], dict[str, Any]], several: 
 
 def _changes(preset: dict[str, Any], config: dict[str, Any]) -> list[str]:
     """Return what differs in a configuration as `key=value`, the section `model` left unsaid."""
-    before, after = _flat(preset), _flat(config)
-    changed = [key for key in after if before.get(key) != after[key] and not key.startswith(_NO_IDENTITY)]
+    before, after = _flat(identity(preset)), _flat(identity(config))
+    changed = [key for key in after if before.get(key) != after[key]]
     return [f"{key.removeprefix('model.')}={after[key]}" for key in changed]
 
 

@@ -60,7 +60,7 @@ class BanditChain(gym.Env):
 
 
 class KeyToDoor(gym.Env):
-    """Fetch a key, cross an empty room, open a door: the delayed credit of the Decision Transformer paper (§5.5).
+    """Fetch a key, cross an empty room, open a door: the delayed credit of the Decision Transformer paper.
 
     In the first and the last room the agent stands at 0 and has `ROOM` steps to reach the side (−1 or +1) where the key
     and the door are; in between it waits `CORRIDOR` steps. The only reward, 1, is paid at the very end to who reached
