@@ -5,7 +5,6 @@ Exit codes: 0 all done · 1 some runs failed · 2 bad usage or input · 130 inte
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from dtbench import __version__
+from dtbench.cli_data import data_app
 from dtbench.cli_language import analyze_app, backbone_app
+from dtbench.cli_output import Json, echo_json, echo_rows, echo_yaml, split
 from dtbench.errors import ConfigError, DtbenchError
 
 app = typer.Typer(
@@ -28,14 +29,12 @@ app = typer.Typer(
 )
 list_app = typer.Typer(help="List what there is: models, suites, presets.", no_args_is_help=True)
 show_app = typer.Typer(help="Show one thing whole: a suite, or a model's configuration.", no_args_is_help=True)
-data_app = typer.Typer(help="Build, describe and check datasets.", no_args_is_help=True)
 app.add_typer(list_app, name="list")
 app.add_typer(show_app, name="show")
 app.add_typer(data_app, name="data")
 app.add_typer(analyze_app, name="analyze")
 app.add_typer(backbone_app, name="backbone")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Models = Annotated[
     list[str], typer.Option("--model", "-m", help="Model by name, or package.module:Class; repeat or use commas.")
 ]
@@ -112,11 +111,11 @@ def run(
     loaded = load_suite(suite)
     plans = plan.plan_runs(
         loaded,
-        _split(model) or loaded.expected_models,
+        split(model) or loaded.expected_models,
         output=output,
         preset=chosen,
         seeds=_seeds(seeds),
-        tasks=_split(task),
+        tasks=split(task),
         source=source,
         file=config,
         overrides=[*set_, *flags],
@@ -138,7 +137,7 @@ def _print_plans(plans: list[Any], as_json: bool) -> None:
             | {"config_hash": p.config.hash(), "result": str(p.result_path), "finished": p.result_path.is_file()}
             for p in plans
         ]
-        _echo_json(rows)
+        echo_json(rows)
         return
     for plan in plans:
         state = " (a result is there)" if plan.result_path.is_file() else ""
@@ -154,7 +153,7 @@ def _finish(summary: Any, output: Path, as_json: bool) -> None:
     if summary.results:
         leaderboard.write(output, file)
     if as_json:
-        _echo_json(summary.results)
+        echo_json(summary.results)
         return
     if summary.results:
         out.print(leaderboard.console_table(summary.results))
@@ -193,7 +192,7 @@ def evaluate(
     with interruptible():
         rows = evaluate_again(folder, targets=target, episodes=episodes, seed=seed)
     if json_:
-        _echo_json(rows)
+        echo_json(rows)
         return
     for row in rows:
         typer.echo(
@@ -234,7 +233,7 @@ def leaderboard(
     """Render the results of a folder as markdown tables and SVG figures."""
     from dtbench import leaderboard as board
 
-    only: dict[str, Any] = {"tasks": _split(task), "preset": preset}
+    only: dict[str, Any] = {"tasks": split(task), "preset": preset}
     if check:
         if out is None:
             raise ConfigError("--check needs --out FILE, the leaderboard to compare with.")
@@ -260,7 +259,7 @@ def compare(
 
     comparison = board.compare(folder, a, b)
     if json_:
-        _echo_json(comparison)
+        echo_json(comparison)
     else:
         from dtbench.console import out as console
 
@@ -274,7 +273,7 @@ def list_models(json_: Json = False) -> None:
     from dtbench.registry import models
 
     rows = [{"name": entry.name, "title": entry.title, "paper": entry.paper} for entry in models().values()]
-    _echo_rows(rows, json_)
+    echo_rows(rows, json_)
 
 
 @list_app.command("suites")
@@ -287,7 +286,7 @@ def list_suites(json_: Json = False) -> None:
         {"name": suite.name, "version": suite.version, "tasks": len(suite.tasks), "description": suite.description}
         for suite in suites
     ]
-    _echo_rows(rows, json_)
+    echo_rows(rows, json_)
 
 
 @list_app.command("presets")
@@ -296,7 +295,7 @@ def list_presets(json_: Json = False) -> None:
     from dtbench.config import load_preset, preset_names
 
     rows = [{"name": name, "description": load_preset(name)["description"]} for name in preset_names()]
-    _echo_rows(rows, json_)
+    echo_rows(rows, json_)
 
 
 @show_app.command("suite")
@@ -306,9 +305,9 @@ def show_suite(name: str, json_: Json = False) -> None:
 
     content = load_suite(name).to_dict()
     if json_:
-        _echo_json(content)
+        echo_json(content)
     else:
-        _echo_yaml(content)
+        echo_yaml(content)
 
 
 @show_app.command("model")
@@ -332,105 +331,9 @@ def show_model(
     content: dict[str, Any] = {"name": entry.name, "title": entry.title, "paper": entry.paper}
     content |= {"config_hash": config.hash(), "config": config.to_dict()}
     if json_:
-        _echo_json(content)
+        echo_json(content)
     else:
-        _echo_yaml(content)
-
-
-@data_app.command("build")
-def data_build(
-    suite: Annotated[str, typer.Argument(help="Suite whose local datasets are built.")] = "d4rl-short",
-    task: Annotated[list[str], typer.Option("--task", "-t", help="Only these tasks; repeat or use commas.")] = [],  # noqa: B006
-    steps: Annotated[int, typer.Option(min=1, help="Environment steps per dataset (quick 100,000, smoke 4,000).")] = (
-        1_000_000
-    ),
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")] = None,
-    format_: Annotated[str, typer.Option("--format", help="store, or minari for a Minari dataset as well.")] = "store",
-    force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
-) -> None:
-    """Roll out the shipped behaviour policies in the real environments; safe to interrupt and to run twice at once."""
-    from dtbench.console import interruptible, progress
-    from dtbench.data.sources import local
-
-    if format_ not in ("store", "minari"):
-        raise ConfigError(f"--format must be store or minari, not {format_!r}.")
-    datasets = _local_datasets(suite, task)
-    for number, dataset in enumerate(datasets, start=1):
-        with interruptible(), progress(dataset) as report:
-            store = local.build(dataset, steps=steps, workers=workers, progress=report, force=force)
-        typer.echo(
-            f"{number}/{len(datasets)} {dataset}: {store.num_episodes:,} episodes, {store.num_steps:,} steps, "
-            f"{store.path}"
-        )
-        if format_ == "minari":
-            from dtbench.data.minari_format import write_minari
-
-            typer.echo(f"    Minari dataset {write_minari(store, force=force)}")
-
-
-@data_app.command("info")
-def data_info(
-    dataset: Annotated[str, typer.Argument(help="Local dataset, e.g. hopper-medium, or the folder of a store.")],
-    steps: Annotated[int, typer.Option(min=1, help="Size of the local dataset.")] = 1_000_000,
-    json_: Json = False,
-) -> None:
-    """Print episodes, steps, quantiles of returns (raw and normalised) and lengths, and the fingerprint."""
-    from dtbench.data.info import info
-
-    content = info(_open(dataset, steps), _reference(dataset))
-    if json_:
-        _echo_json(content)
-    else:
-        _echo_yaml(content)
-
-
-@data_app.command("verify")
-def data_verify(
-    dataset: Annotated[str, typer.Argument(help="Local dataset, e.g. hopper-medium, or the folder of a store.")],
-    steps: Annotated[int, typer.Option(min=1, help="Size of the local dataset.")] = 1_000_000,
-) -> None:
-    """Check a dataset's content against its fingerprint."""
-    store = _open(dataset, steps)
-    store.verify()
-    typer.echo(f"{store.path}: the content is what the fingerprint says ({store.fingerprint[:12]}).")
-
-
-def _open(dataset: str, steps: int) -> Any:
-    from dtbench.data.sources import local
-    from dtbench.data.store import TrajectoryStore
-
-    folder = Path(dataset)
-    if folder.is_dir():
-        return TrajectoryStore.open(folder)
-    store = local.locate(dataset, steps=steps)
-    if store is None:
-        raise ConfigError(
-            f"{dataset} with {steps:,} steps is not built; build it with `dtbench data build --steps {steps}`, "
-            "or name the folder of a store."
-        )
-    return store
-
-
-def _reference(dataset: str) -> Any:
-    """Return the reference scores of the first shipped task that uses a local dataset, or None."""
-    from dtbench.suites import load_suite, suite_names
-
-    tasks = [task for name in suite_names() for task in load_suite(name).tasks]
-    return next((task.reference for task in tasks if task.sources.get("local") == dataset), None)
-
-
-def _local_datasets(suite: str, tasks: list[str]) -> list[str]:
-    from dtbench.suites import load_suite
-
-    loaded = load_suite(suite)
-    named = [task.sources["local"] for task in loaded.select(_split(tasks)) if "local" in task.sources]
-    if not named:
-        raise ConfigError(f"Suite {loaded.name} has no datasets that can be built locally.")
-    return list(dict.fromkeys(named))
-
-
-def _split(values: list[str]) -> list[str]:
-    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+        echo_yaml(content)
 
 
 def _seeds(text: str) -> list[int]:
@@ -442,27 +345,6 @@ def _seeds(text: str) -> list[int]:
     except ValueError as error:
         raise ConfigError(f"--seeds {text!r} is not a list of seeds such as 0 or 0,1,2 or 0-4.") from error
     return seeds
-
-
-def _echo_json(content: Any) -> None:
-    typer.echo(json.dumps(content, indent=2, allow_nan=False))
-
-
-def _echo_yaml(content: Any) -> None:
-    from omegaconf import OmegaConf
-
-    from dtbench.config import plain
-
-    typer.echo(OmegaConf.to_yaml(OmegaConf.create(plain(content))).rstrip())
-
-
-def _echo_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        _echo_json(rows)
-        return
-    from tabulate import tabulate
-
-    typer.echo(tabulate(rows, headers="keys", tablefmt="simple"))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from dtbench.cli_output import Json
 from dtbench.errors import ConfigError
 
 analyze_app = typer.Typer(help="Look inside the heads of a backbone or of a trained run.", no_args_is_help=True)
 backbone_app = typer.Typer(help="Pretrain a small GPT-2 on text or on a Markov chain.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Also draw a heat map, e.g. heads.png or heads.svg.")]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dtbench.config import RunConfig
 from dtbench.console import err, quieten_libraries
 from dtbench.plan import DONE, FAILED, INTERRUPTED, RunPlan
+from dtbench.scores import ReferenceScores
 from dtbench.suites import Task
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _identity(plan: RunPlan) -> dict[str, Any]:
             "source": plan.source,
             "dataset_id": task.sources[plan.source],
             "fingerprint": None,
-            "env_id": task.env_id,
+            "env_id": task.environment(plan.source),
             "reference": asdict(task.reference),
             "score_target": task.score_target,
             "return_scale": task.return_scale,
@@ -91,19 +92,20 @@ def _train_and_evaluate(plan: RunPlan, number: str) -> dict[str, Any]:
     store = open_store(plan.source, task.sources[plan.source], config.data.steps)
     module = plan.model.load()(config.to_dict(), _dims(task, store), plan.seed)
     data = _data_module(plan, store, module)
-    protocol = _protocol(task, data)
+    protocol = _protocol(plan, store, data)
+    reference = _reference(task, store)
     _prepare_folder(plan, store, protocol)
     watch = []
     if config.evaluation.every:
         how = {"every": config.evaluation.every, "episodes": config.evaluation.episodes, "seed": plan.seed}
-        watch = [EvaluationCallback(protocol, task.reference, task.score_target, **how)]
+        watch = [EvaluationCallback(protocol, reference, task.score_target, **how)]
     record = fit(module, data, config, plan.folder, [*watch])
     if module.global_rank:
         return {}
     loss = "n/a" if record.final_loss is None else f"{record.final_loss:.4f}"
     trained = f"{record.steps:,} steps in {record.wall_s:.0f} s ({record.steps_per_s:.1f}/s), loss {loss}"
     err.print(f"{number} {plan.label}: trained {trained}; evaluating", markup=False)
-    scores, seeds = _evaluate(module, plan, protocol)
+    scores, seeds = _evaluate(module, plan, protocol, reference)
     if watch:
         scores["during_training"] = [list(entry) for entry in watch[0].history]
     mean, spread = 100 * statistics.fmean(scores["normalized"]), 100 * statistics.pstdev(scores["normalized"])
@@ -111,6 +113,7 @@ def _train_and_evaluate(plan: RunPlan, number: str) -> dict[str, Any]:
     return {
         "dataset_id": store.metadata["dataset_id"],
         "fingerprint": store.fingerprint,
+        "environment": {"env_id": protocol.env_id, "reference": asdict(reference)},
         "weights": module.weights,
         "scores": scores,
         "training": asdict(record),
@@ -151,26 +154,37 @@ def _dims(task: Task, store: TrajectoryStore) -> dict[str, int]:
     }
 
 
-def _protocol(task: Task, data: TrajectoryDataModule) -> Protocol:
+def _protocol(plan: RunPlan, store: TrajectoryStore, data: TrajectoryDataModule) -> Protocol:
+    """Say how models are evaluated: Minari's datasets name their own environment, for others the task does."""
     from dtbench.evaluation.rollout import Protocol
 
-    windows = data.windows
+    task, windows = plan.task, data.windows
+    own = plan.source == "minari"
     return Protocol(
-        env_id=task.env_id,
+        env_id=store.metadata["env_id"] if own else task.environment(plan.source),
         max_episode_steps=task.max_episode_steps,
         return_scale=task.return_scale,
         state_mean=windows.state_mean.cpu().numpy(),
         state_std=windows.state_std.cpu().numpy(),
         delayed_reward=task.delayed_reward,
+        env_kwargs=store.metadata.get("env_kwargs", {}) if own else {},
     )
+
+
+def _reference(task: Task, store: TrajectoryStore) -> ReferenceScores:
+    """Return the dataset's own reference scores where it has some, else the task's."""
+    own = store.metadata.get("reference")
+    return task.reference if own is None else ReferenceScores(**own)
 
 
 def _prepare_folder(plan: RunPlan, store: TrajectoryStore, protocol: Protocol) -> None:
     """Describe the run beside its checkpoints; checkpoints of another configuration or other data are not resumed."""
     import shutil
 
+    identity = _identity(plan)
+    identity["task"] |= {"env_id": protocol.env_id, "reference": asdict(_reference(plan.task, store))}
     description = {
-        **_identity(plan),
+        **identity,
         "fingerprint": store.fingerprint,
         "dims": _dims(plan.task, store),
         "protocol": {
@@ -180,6 +194,7 @@ def _prepare_folder(plan: RunPlan, store: TrajectoryStore, protocol: Protocol) -
             "state_mean": protocol.state_mean.tolist(),
             "state_std": protocol.state_std.tolist(),
             "delayed_reward": protocol.delayed_reward,
+            "env_kwargs": dict(protocol.env_kwargs),
         },
     }
     file = plan.folder / RUN_FILE
@@ -193,7 +208,9 @@ def _prepare_folder(plan: RunPlan, store: TrajectoryStore, protocol: Protocol) -
     file.write_text(json.dumps(description, indent=2) + "\n")
 
 
-def _evaluate(module: OfflineModule, plan: RunPlan, protocol: Protocol) -> tuple[dict[str, Any], list[int]]:
+def _evaluate(
+    module: OfflineModule, plan: RunPlan, protocol: Protocol, reference: ReferenceScores
+) -> tuple[dict[str, Any], list[int]]:
     """Score the trained weights at the score target; further targets are diagnostics."""
     from dtbench.evaluation.rollout import evaluate
 
@@ -203,7 +220,7 @@ def _evaluate(module: OfflineModule, plan: RunPlan, protocol: Protocol) -> tuple
     per_target = {}
     for target in [task.score_target, *(task.targets if options.all_targets else ())]:
         done = evaluate(module, protocol, target, options.episodes, plan.seed, device)
-        normalized = task.reference.normalize(done.returns).tolist()
+        normalized = reference.normalize(done.returns).tolist()
         per_target[str(target)] = {"returns": done.returns, "lengths": done.lengths, "normalized": normalized}
     return {**per_target[str(task.score_target)], "per_target": per_target}, done.seeds
 

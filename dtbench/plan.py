@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dtbench.config import RunConfig, compose, load_preset
-from dtbench.errors import ConfigError
+from dtbench.console import err
+from dtbench.errors import ConfigError, SourceError
 from dtbench.registry import ModelEntry, model_entry
 from dtbench.suites import Suite, Task
 
@@ -74,7 +75,7 @@ def plan_runs(
         ConfigError: a key or a value of the configuration.
         SourceError: no source of a task can be had.
     """
-    from dtbench.data.sources import resolve_source
+    from dtbench.data.sources import how_to_get, resolve_sources
 
     if not models:
         raise ConfigError("Name at least one model with --model, e.g. --model dt.")
@@ -82,11 +83,20 @@ def plan_runs(
         raise ConfigError(f"Seeds must be distinct and not negative, not {list(seeds)}.")
     entries = [model_entry(name) for name in dict.fromkeys(models)]
     layer = load_preset(preset)
+    selected = suite.select(list(tasks or []))
+    sources = resolve_sources(selected, suite.sources, source)
+    without = [task for task in selected if task.id not in sources]
+    if without and (tasks or len(without) == len(selected)):
+        raise SourceError(how_to_get(without[0]))
+    for task in without:  # nobody asked for this one in particular
+        err.print(f"Left out: {how_to_get(task)}", markup=False)
     plans = []
     for entry in entries:
         typed = entry.load().Config
-        for task in suite.select(list(tasks or [])):
-            chosen = resolve_source(task, suite.sources, source)
+        for task in selected:
+            if task.id not in sources:
+                continue
+            chosen = sources[task.id]
             config = compose(entry.name, typed, entry.defaults, layer, suite, task, file, overrides)
             plain = compose(entry.name, typed, entry.defaults, layer, suite, task)
             same = config.hash() == plain.hash()

@@ -49,6 +49,7 @@ def new_result(
     *,
     dataset_id: str | None = None,
     fingerprint: str | None = None,
+    environment: Mapping[str, Any] | None = None,
     weights: str | None = None,
     scores: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
@@ -57,7 +58,7 @@ def new_result(
 ) -> Result:
     """Put a result together from what was known before the run and what was measured."""
     result: Result = {"schema_version": SCHEMA_VERSION, "dtbench_version": __version__, **identity, "status": status}
-    result["task"] = {**result["task"], "fingerprint": fingerprint}
+    result["task"] = {**result["task"], **(environment or {}), "fingerprint": fingerprint}
     if dataset_id is not None:
         result["task"]["dataset_id"] = dataset_id
     result["model"] = {**result["model"], "weights": weights}

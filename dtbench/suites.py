@@ -20,7 +20,8 @@ from dtbench.scores import ReferenceScores
 class Task:
     """One dataset, one environment, its return targets and its reference scores.
 
-    `sources` maps a source's name to the dataset's id there. `return_scale` divides rewards and returns-to-go, in
+    `sources` maps a source's name to the dataset's id there, and `environments` those sources whose data come from
+    another version of the environment to that one's id. `return_scale` divides rewards and returns-to-go, in
     training and in evaluation alike. `score_target` is the one return that is asked for when the model is scored;
     `targets` are further ones, shown as diagnostics. `trajectory_ratio` keeps a random share of the trajectories
     and `top_fraction` the best share by return. `config` and `models` are merged into a run's configuration (the
@@ -34,12 +35,17 @@ class Task:
     return_scale: float
     score_target: float
     targets: tuple[float, ...] = ()
+    environments: dict[str, str] = field(default_factory=dict)
     max_episode_steps: int = 1000
     delayed_reward: bool = False
     trajectory_ratio: float = 1.0
     top_fraction: float = 1.0
     config: dict[str, Any] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def environment(self, source: str) -> str:
+        """Return the id of the environment in which models trained on a source's data are evaluated."""
+        return self.environments.get(source, self.env_id)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dtbench.data.store import Episode
+from dtbench.data.store import Block, Episode
 from dtbench.errors import DataError
 
 #: Actions are stored as float32; a bound that was float64 may be passed by its rounding.
@@ -39,29 +39,40 @@ class EpisodeChecker:
         self.index = 0
         self.observation_dim: int | None = None
 
-    def check(self, episode: Episode) -> Episode:
-        """Return the episode in the store's types.
+    def check(self, given: Episode | Block) -> Block:
+        """Return one episode, or a block of them, in the store's types.
 
         Raises:
             DataError: NaN or infinite values, no steps, wrong dimensions, actions outside the action space.
         """
-        steps = len(episode.rewards)
-        if steps == 0:
-            self._refuse("rewards", "has no steps", "drop the episode from the source")
-        self._check_shapes(episode, steps)
+        if isinstance(given, Episode):
+            self._check_observations(given)
+        block = Block.of(given) if isinstance(given, Episode) else given
+        ends = np.cumsum(block.lengths)
+        empty = np.flatnonzero(block.lengths <= 0)
+        if len(empty) or not len(ends):
+            self._refuse(int(empty[0]) if len(empty) else 0, "rewards", "has no steps", "drop it from the source")
+        self._check_shapes(block)
         for field in ("observations", "actions", "rewards"):
-            self._check_finite(field, getattr(episode, field))
-        self._check_actions(episode.actions)
+            self._check_finite(field, getattr(block, field), ends)
+        finals = np.isfinite(block.final_observations).all(axis=1)
+        if not finals.all():
+            episode = int(np.argmin(finals))
+            what = f"has NaN or infinity at step {block.lengths[episode]}"
+            self._refuse(episode, "observations", what, "repair the source or drop the episode")
+        self._check_actions(block.actions, ends)
         discrete = self.space.low is None
-        checked = Episode(
-            observations=np.asarray(episode.observations, dtype=np.float32),
-            actions=np.asarray(episode.actions, dtype=np.int64 if discrete else np.float32),
-            rewards=np.asarray(episode.rewards, dtype=np.float32),
-            terminations=np.asarray(episode.terminations, dtype=np.bool_),
-            truncations=np.asarray(episode.truncations, dtype=np.bool_),
+        checked = Block(
+            observations=np.asarray(block.observations, dtype=np.float32),
+            final_observations=np.asarray(block.final_observations, dtype=np.float32),
+            actions=np.asarray(block.actions, dtype=np.int64 if discrete else np.float32),
+            rewards=np.asarray(block.rewards, dtype=np.float32),
+            terminations=np.asarray(block.terminations, dtype=np.bool_),
+            truncations=np.asarray(block.truncations, dtype=np.bool_),
+            lengths=block.lengths,
         )
-        self._check_ends(checked)
-        self.index += 1
+        self._check_ends(checked, ends)
+        self.index += len(block.lengths)
         return checked
 
     def check_totals(self, found: Mapping[str, int], expected: Mapping[str, int] | None) -> None:
@@ -77,52 +88,67 @@ class EpisodeChecker:
                     "the file is incomplete, fetch it again."
                 )
 
-    def _check_shapes(self, episode: Episode, steps: int) -> None:
-        observations = np.asarray(episode.observations)
-        if observations.ndim != 2 or len(observations) != steps + 1:
+    def _check_observations(self, episode: Episode) -> None:
+        steps, shape = len(episode.rewards), np.shape(episode.observations)
+        if steps and (len(shape) != 2 or shape[0] != steps + 1):
             wanted = f"({steps + 1}, obs_dim) for {steps} steps"
-            self._refuse("observations", f"has shape {observations.shape}, not {wanted}", "keep the last observation")
-        if self.observation_dim is None:
-            self.observation_dim = observations.shape[1]
-        if observations.shape[1] != self.observation_dim:
-            what = f"has {observations.shape[1]} dimensions, the episodes before have {self.observation_dim}"
-            self._refuse("observations", what, "use data of one environment")
-        actions = (steps,) if self.space.low is None else (steps, *self.space.low.shape)
-        shapes = {"actions": actions, "rewards": (steps,), "terminations": (steps,), "truncations": (steps,)}
-        for field, shape in shapes.items():
-            found = np.shape(getattr(episode, field))
-            if found != shape:
-                self._refuse(field, f"has shape {found}, not {shape}", "use data of the task's environment")
+            self._refuse(0, "observations", f"has shape {shape}, not {wanted}", "keep the last observation")
 
-    def _check_finite(self, field: str, values: NDArray[Any]) -> None:
+    def _check_shapes(self, block: Block) -> None:
+        steps, episodes = int(block.lengths.sum()), len(block.lengths)
+        if self.observation_dim is None:
+            self.observation_dim = int(np.shape(block.observations)[-1])
+        width = self.observation_dim
+        if np.shape(block.observations)[-1] != width:
+            what = f"has {np.shape(block.observations)[-1]} dimensions, the episodes before have {width}"
+            self._refuse(0, "observations", what, "use data of one environment")
+        actions = (steps,) if self.space.low is None else (steps, *self.space.low.shape)
+        shapes = {"observations": (steps, width), "final_observations": (episodes, width), "actions": actions}
+        shapes |= dict.fromkeys(("rewards", "terminations", "truncations"), (steps,))
+        for field, shape in shapes.items():
+            found = np.shape(getattr(block, field))
+            if found != shape:
+                self._refuse(0, field, f"has shape {found}, not {shape}", "use data of the task's environment")
+
+    def _check_finite(self, field: str, values: NDArray[Any], ends: NDArray[np.int64]) -> None:
+        if np.isfinite(np.sum(values, dtype=np.float64)):  # a sum is finite only if every value is, and is cheaper
+            return
         finite = np.isfinite(values)
         if not finite.all():
-            step = int(np.argwhere(~finite)[0][0])
+            episode, step = self._place(int(np.argwhere(~finite)[0][0]), ends)
             what = f"has {np.asarray(values)[~finite][0]} at step {step}"
-            self._refuse(field, what, "repair the source or drop the episode")
+            self._refuse(episode, field, what, "repair the source or drop the episode")
 
-    def _check_actions(self, actions: NDArray[Any]) -> None:
+    def _check_actions(self, actions: NDArray[Any], ends: NDArray[np.int64]) -> None:
         if self.space.low is None or self.space.high is None:
             outside: NDArray[Any] = (actions < 0) | (actions >= (self.space.count or 0))
             space = f"0 … {(self.space.count or 0) - 1}"
         else:
-            outside = np.any(
-                (actions < self.space.low - _ACTION_SLACK) | (actions > self.space.high + _ACTION_SLACK), axis=-1
-            )
+            low, high = self.space.low - _ACTION_SLACK, self.space.high + _ACTION_SLACK
+            outside = np.any((actions < low) | (actions > high), axis=-1)
             space = f"[{self.space.low.min():g}, {self.space.high.max():g}]"
         if outside.any():
-            step = int(np.argmax(outside))
-            what = f"has {np.array2string(np.asarray(actions)[step], precision=4)} at step {step}, outside {space}"
-            self._refuse("actions", what, "scale the actions to the environment's action space")
+            row = int(np.argmax(outside))
+            episode, step = self._place(row, ends)
+            what = f"has {np.array2string(np.asarray(actions)[row], precision=4)} at step {step}, outside {space}"
+            self._refuse(episode, "actions", what, "scale the actions to the environment's action space")
 
-    def _check_ends(self, episode: Episode) -> None:
-        ends = episode.terminations | episode.truncations
-        if ends[:-1].any():
-            step = int(np.argmax(ends))
-            self._refuse("terminations and truncations", f"end it at step {step} of {len(ends)}", "split it there")
-        if not ends[-1]:
+    def _check_ends(self, block: Block, ends: NDArray[np.int64]) -> None:
+        marked, last = block.terminations | block.truncations, np.zeros(len(block.rewards), dtype=bool)
+        last[ends - 1] = True
+        if (marked & ~last).any():
+            episode, step = self._place(int(np.argmax(marked & ~last)), ends)
+            what = f"end it at step {step} of {block.lengths[episode]}"
+            self._refuse(episode, "terminations and truncations", what, "split it there")
+        if (last & ~marked).any():
+            episode, _ = self._place(int(np.argmax(last & ~marked)), ends)
             fix = "mark its last step as terminated or truncated"
-            self._refuse("terminations and truncations", "do not end it", fix)
+            self._refuse(episode, "terminations and truncations", "do not end it", fix)
 
-    def _refuse(self, field: str, what: str, fix: str) -> None:
-        raise DataError(f"{self.dataset}, episode {self.index}: {field} {what}; {fix}.")
+    def _place(self, row: int, ends: NDArray[np.int64]) -> tuple[int, int]:
+        """Return the episode within the block and the step within the episode of a row."""
+        episode = int(np.searchsorted(ends, row, side="right"))
+        return episode, row - (int(ends[episode - 1]) if episode else 0)
+
+    def _refuse(self, episode: int, field: str, what: str, fix: str) -> None:
+        raise DataError(f"{self.dataset}, episode {self.index + episode}: {field} {what}; {fix}.")

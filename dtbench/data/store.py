@@ -21,7 +21,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +59,35 @@ class Episode:
     rewards: NDArray[Any]
     terminations: NDArray[Any]
     truncations: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole episodes end to end, as a store holds them: E of them, of `lengths` (E,) steps, N in all.
+
+    observations (N, obs_dim) before each step and final_observations (E, obs_dim) after the last; the others (N, …).
+    """
+
+    observations: NDArray[Any]
+    final_observations: NDArray[Any]
+    actions: NDArray[Any]
+    rewards: NDArray[Any]
+    terminations: NDArray[Any]
+    truncations: NDArray[Any]
+    lengths: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, episode: Episode) -> Block:
+        """Return a block of one episode."""
+        return cls(
+            np.asarray(episode.observations)[:-1],
+            np.asarray(episode.observations)[-1:],
+            np.asarray(episode.actions),
+            np.asarray(episode.rewards),
+            np.asarray(episode.terminations),
+            np.asarray(episode.truncations),
+            np.array([len(episode.rewards)]),
+        )
 
 
 class TrajectoryStore:
@@ -157,11 +188,13 @@ class TrajectoryStore:
 
 def build_store(
     path: str | Path,
-    episodes: Iterable[Episode],
+    episodes: Iterable[Episode | Block],
     *,
     source: str,
     dataset_id: str,
     env_id: str,
+    env_kwargs: Mapping[str, Any] | None = None,
+    reference: Mapping[str, Any] | None = None,
     action_low: NDArray[Any] | None = None,
     action_high: NDArray[Any] | None = None,
     action_count: int | None = None,
@@ -169,12 +202,14 @@ def build_store(
     expected: Mapping[str, int] | None = None,
     overwrite: bool = False,
 ) -> TrajectoryStore:
-    """Write episodes as a store: checked one by one, streamed to disk, and visible only when whole.
+    """Write episodes, one by one or in blocks, as a store: checked, streamed to disk, and visible only when whole.
 
     The folder is written beside its final place under a lock and renamed. A second process that builds the same store
     waits and then uses what the first one built. An interruption leaves nothing behind.
 
     Args:
+        env_id, env_kwargs: the environment that the data are of, and what its constructor takes.
+        reference: the dataset's own reference scores, `{"table": …, "random": …, "expert": …}`.
         action_low, action_high: (action_dim,) bounds of a continuous action space, or
         action_count: the number of discrete actions.
         recipe: how the data were made; plain JSON values.
@@ -186,12 +221,13 @@ def build_store(
     from dtbench.data.checks import ActionSpace, EpisodeChecker
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _told_of_failures(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         if path.is_dir() and not overwrite:
             return TrajectoryStore.open(path)
         checker = EpisodeChecker(dataset_id, ActionSpace(action_low, action_high, action_count))
-        with _Folder(path) as folder, _Writer(folder) as writer:
+        with _told_of_failures(path), _Folder(path) as folder, _Writer(folder) as writer:
             for episode in episodes:
                 writer.append(checker.check(episode))
             digests = writer.finish(dataset_id)
@@ -202,6 +238,8 @@ def build_store(
                 "source": source,
                 "dataset_id": dataset_id,
                 "env_id": env_id,
+                "env_kwargs": dict(env_kwargs or {}),
+                "reference": None if reference is None else dict(reference),
                 "totals": totals,
                 "action_space": checker.space.to_dict(),
                 "recipe": dict(recipe or {}),
@@ -211,6 +249,18 @@ def build_store(
             }
             (folder / "metadata.json").write_text(json.dumps(metadata, indent=2, allow_nan=False) + "\n")
     return TrajectoryStore.open(path)
+
+
+@contextmanager
+def _told_of_failures(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(
+            f"{path} cannot be written ({reason}); make room, or set DTBENCH_HOME to another folder."
+        ) from error
 
 
 class _Folder:
@@ -245,7 +295,8 @@ class _Writer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files: dict[str, _GrowingArray] = {}
-        self.offsets = [0]
+        self.lengths: list[NDArray[np.int64]] = []
+        self.episodes = self.steps = 0
 
     def __enter__(self) -> _Writer:
         return self
@@ -254,20 +305,12 @@ class _Writer:
         for file in self.files.values():
             file.close()
 
-    @property
-    def episodes(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def steps(self) -> int:
-        return self.offsets[-1]
-
-    def append(self, episode: Episode) -> None:
-        self.offsets.append(self.offsets[-1] + len(episode.rewards))
-        self._write("observations", episode.observations[:-1])
-        self._write("final_observations", episode.observations[-1:])
-        for name in ("actions", "rewards", "terminations", "truncations"):
-            self._write(name, getattr(episode, name))
+    def append(self, block: Block) -> None:
+        self.lengths.append(block.lengths)
+        self.episodes += len(block.lengths)
+        self.steps += len(block.rewards)
+        for name in FIELDS[:-1]:
+            self._write(name, getattr(block, name))
 
     def _write(self, name: str, values: NDArray[Any]) -> None:
         if name not in self.files:
@@ -278,10 +321,13 @@ class _Writer:
         """Complete the files and return the digest of each."""
         if not self.episodes:
             raise DataError(f"{dataset_id} has no episodes; there is nothing to learn from.")
-        self._write("episode_offsets", np.asarray(self.offsets, dtype=np.int64))
+        offsets = np.concatenate(([0], np.cumsum(np.concatenate(self.lengths))))
+        self._write("episode_offsets", offsets.astype(np.int64))
         for file in self.files.values():
             file.close()
-        return {name: _digest(name, _map_file(self.folder / f"{name}.npy")) for name in FIELDS}
+        with ThreadPoolExecutor(2) as pool:  # hashing lets other threads run
+            found = pool.map(lambda name: _digest(name, _map_file(self.folder / f"{name}.npy")), FIELDS)
+            return dict(zip(FIELDS, found, strict=True))
 
 
 class _GrowingArray:
@@ -294,7 +340,7 @@ class _GrowingArray:
         self.start = self.file.tell()
 
     def append(self, values: NDArray[Any]) -> None:
-        self.file.write(np.ascontiguousarray(values, dtype=self.dtype).tobytes())
+        self.file.write(np.ascontiguousarray(values, dtype=self.dtype).data)
         self.length += len(values)
 
     def close(self) -> None:
@@ -344,7 +390,7 @@ def _digest(name: str, array: NDArray[Any]) -> str:
     digest = hashlib.sha256(f"{name} {array.dtype.str} {array.shape}".encode())
     rows = max(1, _CHUNK_BYTES // max(1, array.nbytes // max(1, len(array))))
     for start in range(0, len(array), rows):
-        digest.update(np.ascontiguousarray(array[start : start + rows]).tobytes())
+        digest.update(np.ascontiguousarray(array[start : start + rows]).data)
     return digest.hexdigest()
 
 

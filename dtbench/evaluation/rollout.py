@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 from typing import Protocol as Interface
 
 import gymnasium as gym
@@ -12,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dtbench.environments import make_environment
 from dtbench.errors import DataError, DtbenchError
-from dtbench.evaluation.envs import episode_seeds, make_environment
 from dtbench.threads import one_thread
 
 #: Rows per forward pass. A matrix product may round differently when the number of rows changes, and a MuJoCo episode
@@ -37,6 +38,7 @@ class Protocol:
     Attributes:
         state_mean, state_std: (obs_dim,) float32; observations are normalised before they enter the window.
         delayed_reward: the return-to-go stays as it is until the episode ends, as the reward does.
+        env_kwargs: what the environment's constructor takes where the dataset's own specification says so.
     """
 
     env_id: str
@@ -45,6 +47,7 @@ class Protocol:
     state_mean: NDArray[np.float32]
     state_std: NDArray[np.float32]
     delayed_reward: bool = False
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def evaluate(
     """
     seeds = episode_seeds(seed, episodes)
     mode = None if watch is None else "rgb_array"
-    envs = [make_environment(protocol.env_id, protocol.max_episode_steps, mode) for _ in seeds]
+    horizon, kwargs = protocol.max_episode_steps, protocol.env_kwargs
+    envs = [make_environment(protocol.env_id, horizon, mode, kwargs) for _ in seeds]
     try:
         with one_thread(), torch.no_grad():
             return _roll_out(policy, protocol, target, envs, seeds, torch.device(device), watch)
@@ -130,6 +134,11 @@ def _roll_out(
         if not len(alive):
             break
     return Episodes(returns.tolist(), lengths.tolist(), seeds)
+
+
+def episode_seeds(seed: int, count: int) -> list[int]:
+    """Return the environments' reset seeds: the i-th is a function of (seed, i), however many there are."""
+    return [int(np.random.SeedSequence((seed, index)).generate_state(1)[0]) for index in range(count)]
 
 
 class _History:

@@ -9,8 +9,7 @@ import torch
 
 from dtbench.data.behaviours.export import MEDIUM_RANGE, choose_levels
 from dtbench.data.behaviours.policy import SacActor, environment, load_actor, manifest
-from dtbench.data.sources import local, resolve_source
-from dtbench.errors import SourceError, UnknownNameError
+from dtbench.data.sources import local
 from dtbench.suites import load_suite
 
 
@@ -129,17 +128,6 @@ def test_seed_and_dataset_change_the_data():
     one = local.build("hopper-medium", steps=300).fingerprint
     assert local.build("hopper-medium", steps=300).fingerprint == one
     assert local.build("hopper-medium", steps=300, seed=1).fingerprint != one
-
-
-def test_unknown_names_and_sources():
-    with pytest.raises(UnknownNameError, match="did you mean 'hopper-medium'"):
-        local.build("hoper-medium", steps=100)
-    task = load_suite("d4rl-short").tasks[0]
-    assert resolve_source(task, ("local",)) == "local"
-    with pytest.raises(UnknownNameError, match="known are auto, local"):
-        resolve_source(task, ("local",), "minary")
-    with pytest.raises(SourceError, match="no source that this version"):
-        resolve_source(task, ("d4rl",))
 
 
 def test_medium_is_early_near_the_middle_and_steady():

@@ -6,8 +6,8 @@ import minari
 import numpy as np
 import pytest
 
+from dtbench.data.export import write_minari
 from dtbench.data.info import info
-from dtbench.data.minari_format import write_minari
 from dtbench.data.sources import local
 from dtbench.errors import DataError
 from dtbench.suites import load_suite

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from dtbench.environments import make_environment
 from dtbench.errors import ConfigError, DataError, DtbenchError
-from dtbench.evaluation.envs import episode_seeds, make_environment
-from dtbench.evaluation.rollout import BLOCK, Protocol, evaluate
+from dtbench.evaluation.rollout import BLOCK, Protocol, episode_seeds, evaluate
 from dtbench.models.dt import DecisionTransformer
 from tests.contract import model_config
 

@@ -8,18 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dtbench.data.behaviours.waypoints import Act, goal_after_goal, then_anything
+from dtbench.mazes import D4RL_MAZES, DTMA_HORIZON, DTMA_MAZES
 from dtbench.toys import BanditChain, PointToGoal
-
-#: (obs_dim,) → (action_dim,) float32.
-Act = Callable[[NDArray[np.floating]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Scripted:
-    """Who acts where: `begin` starts an episode with an intention of its own, drawn from the generator."""
+    """Who acts where: `begin` starts an episode with an intention of its own, drawn from the generator.
+
+    `says` names the recipe in the dataset's metadata. Where `horizon` is given, all episodes have so many steps and a
+    dataset has whole episodes only, at most `most_episodes` of them.
+    """
 
     env_id: str
     begin: Callable[[np.random.Generator], Act]
+    says: str
+    horizon: int | None = None
+    most_episodes: int | None = None
 
 
 def _noisy(action: NDArray[np.floating] | list[float], scale: float, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -60,7 +66,27 @@ def three_ways(rng: np.random.Generator) -> Act:
 
 
 SCRIPTED = {
-    "bandit-chain": Scripted("dtbench.toys:dtbench/BanditChain-v0", pull_any_arm),
-    "key-to-door": Scripted("dtbench.toys:dtbench/KeyToDoor-v0", seek_or_shun),
-    "point-to-goal": Scripted("dtbench.toys:dtbench/PointToGoal-v0", three_ways),
+    "bandit-chain": Scripted("dtbench.toys:dtbench/BanditChain-v0", pull_any_arm, "pull_any_arm"),
+    "key-to-door": Scripted("dtbench.toys:dtbench/KeyToDoor-v0", seek_or_shun, "seek_or_shun"),
+    "point-to-goal": Scripted("dtbench.toys:dtbench/PointToGoal-v0", three_ways, "three_ways"),
+    **{
+        f"pointmaze-{name}{reward}": Scripted(
+            f"dtbench.mazes:dtbench/PointMaze-{name}{reward}-v0",
+            goal_after_goal(maze),
+            "waypoints, goal after goal",
+            horizon,
+        )
+        for name, (maze, horizon) in D4RL_MAZES.items()
+        for reward in ("", "-dense")
+    },
+    **{
+        f"pointmaze-dtma-{name}": Scripted(
+            f"dtbench.mazes:dtbench/PointMazeDTMA-{name}-v0",
+            then_anything(maze),
+            "waypoints, then random actions",
+            DTMA_HORIZON,
+            most_episodes=1_000,
+        )
+        for name, maze in DTMA_MAZES.items()
+    },
 }

@@ -1,23 +1,36 @@
 """Where datasets come from. Each source turns foreign data into a `TrajectoryStore`; a suite names those it has.
 
-A source is a module with `build(dataset, *, steps, progress=None, …) -> TrajectoryStore`, which finds or makes the
-dataset, and `locate(dataset, *, steps) -> TrajectoryStore | None`, which only looks.
+A source is a module with
+
+* `HOST`: the server it fetches from, or None;
+* `locate(dataset, *, steps) -> TrajectoryStore | None`, which only looks for a store that is built already;
+* `at_hand(dataset) -> bool`: whether `build` needs no network;
+* `build(dataset, *, steps, progress=None, …) -> TrajectoryStore`, which makes the store, fetching what is missing.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Callable
+import os
+import socket
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dtbench.data.store import TrajectoryStore
 from dtbench.errors import SourceError, UnknownNameError
 from dtbench.suites import Task
 
-SOURCES = {"local": "dtbench.data.sources.local"}
+SOURCES = {
+    "minari": "dtbench.data.sources.minari",
+    "d4rl": "dtbench.data.sources.d4rl",
+    "local": "dtbench.data.sources.local",
+}
 AUTO = "auto"
+#: Seconds that a server has to answer before it counts as out of reach.
+_PATIENCE = 3.0
 
-#: Called with (steps done, steps in all).
+#: Called with (done, in all): steps of a rollout, bytes of a download.
 Progress = Callable[[int, int], None]
 
 
@@ -28,23 +41,74 @@ def source_module(name: str) -> Any:
     return importlib.import_module(SOURCES[name])
 
 
-def resolve_source(task: Task, order: tuple[str, ...], wanted: str = AUTO) -> str:
-    """Choose the source of a task: the one asked for, or the first in the suite's order that the task names.
+def resolve_sources(tasks: Sequence[Task], order: Sequence[str], wanted: str = AUTO) -> dict[str, str]:
+    """Choose the source of each task: the one asked for, or `auto`: what is on disk, then the network, then `local`.
+
+    `auto` takes one source for all tasks where one has them all, so that they stand in one table; else each task its
+    own. Tasks whose data cannot be had are left out.
+
+    Returns:
+        The source of each task by the task's id.
 
     Raises:
         UnknownNameError: there is no source of that name.
-        SourceError: the task has no dataset there; the message names where it has.
+        SourceError: a task has no dataset in the source asked for, or it cannot be had from there; the message says
+            what was tried and what to do.
     """
-    if wanted == AUTO:
-        for name in order:
-            if name in task.sources and name in SOURCES:
-                return name
-        raise SourceError(f"Task {task.id} names no source that this version of dtbench has.")
-    if wanted not in SOURCES:
-        raise UnknownNameError("source", wanted, [*SOURCES, AUTO])
-    if wanted not in task.sources:
-        raise SourceError(f"Task {task.id} has no dataset from {wanted!r}; it has {', '.join(task.sources)}.")
-    return wanted
+    if wanted != AUTO:
+        if wanted not in SOURCES:
+            raise UnknownNameError("source", wanted, [*SOURCES, AUTO])
+        for task in tasks:
+            if wanted not in task.sources:
+                raise SourceError(f"Task {task.id} has no dataset from {wanted!r}; it has {', '.join(task.sources)}.")
+            if not (_at_hand(task, wanted) or is_reachable(wanted)):
+                raise SourceError(how_to_get(task, wanted))
+        return {task.id: wanted for task in tasks}
+    public = [name for name in order if name in SOURCES and name != "local"]
+    ways: list[tuple[str, Callable[[Task, str], bool]]] = [
+        *((name, lambda task, name: name in task.sources and _at_hand(task, name)) for name in public),
+        *((name, lambda task, name: name in task.sources and is_reachable(name)) for name in public),
+        ("local", lambda task, name: name in task.sources),
+    ]
+    for name, can in ways:
+        if all(can(task, name) for task in tasks):
+            return {task.id: name for task in tasks}
+    chosen = {task.id: next((name for name, can in ways if can(task, name)), None) for task in tasks}
+    return {task_id: name for task_id, name in chosen.items() if name is not None}
+
+
+def _at_hand(task: Task, name: str) -> bool:
+    return bool(source_module(name).at_hand(task.sources[name]))
+
+
+@functools.cache
+def is_reachable(name: str) -> bool:
+    """Say whether the source's server answers; asked once per process. `DTBENCH_OFFLINE=1` says no for all."""
+    host = source_module(name).HOST
+    if host is None:
+        return True
+    if os.environ.get("DTBENCH_OFFLINE", "0") not in ("", "0"):
+        return False
+    try:
+        socket.create_connection((host, 443), timeout=_PATIENCE).close()
+    except OSError:
+        return False
+    return True
+
+
+def how_to_get(task: Task, name: str | None = None) -> str:
+    """Say in one paragraph why a task's data cannot be had, from one source or from any, and the ways out."""
+    tried = [name] if name else list(task.sources)
+    said = [
+        f"{source}/{task.sources[source]} is not on this machine and {source_module(source).HOST} cannot be reached"
+        for source in tried
+    ]
+    example = task.sources[tried[0]]
+    ways = [f"fetch it where there is a network (`dtbench data fetch {example}`)"]
+    ways.append(f"or give its file (`dtbench data import FILE --as {example}`)")
+    if "local" in task.sources:
+        ways.append("or take locally built data (--source local)")
+    return f"Task {task.id} has no data: {'; '.join(said)}. Ways out: {', '.join(ways)}."
 
 
 def is_ready(source: str, dataset: str, steps: int) -> bool:

@@ -31,6 +31,7 @@ from dtbench.data.behaviours.policy import environment, load_actor, manifest
 from dtbench.data.behaviours.scripted import SCRIPTED, Act
 from dtbench.data.sources import Progress
 from dtbench.data.store import Episode, TrajectoryStore, build_store
+from dtbench.environments import make_environment
 from dtbench.errors import UnknownNameError
 from dtbench.resources import datasets_home
 
@@ -58,7 +59,17 @@ def known_datasets() -> list[str]:
 
 def dataset_id(dataset: str, steps: int, seed: int = 0) -> str:
     """Return the id under which a build is recorded: name, recipe version, size and seed."""
+    steps = whole_size(dataset, steps)
     return f"local/{dataset}-r{RECIPE_VERSION}-{steps}-s{seed}"
+
+
+def whole_size(dataset: str, steps: int) -> int:
+    """Return how many of the steps asked for the dataset has: all, or whole episodes where they have one length."""
+    behaviour = SCRIPTED.get(dataset)
+    if behaviour is None or behaviour.horizon is None:
+        return steps
+    episodes = max(1, steps // behaviour.horizon)
+    return behaviour.horizon * min(episodes, behaviour.most_episodes or episodes)
 
 
 def store_path(dataset: str, steps: int, seed: int = 0) -> Path:
@@ -82,7 +93,7 @@ def build(
     progress: Progress | None = None,
     force: bool = False,
 ) -> TrajectoryStore:
-    """Roll out a dataset of exactly `steps` steps, or open it if it is there.
+    """Roll out a dataset of exactly `steps` steps (at most its `whole_size`), or open it if it is there.
 
     Args:
         workers: processes; None takes all cores. The data do not depend on it.
@@ -96,6 +107,7 @@ def build(
     found = None if force else locate(dataset, steps=steps, seed=seed)
     if found is not None:
         return found
+    steps = whole_size(dataset, steps)
     shards = plan_shards(dataset, steps, seed)
     env_id, details = _describe(dataset)
     space = _action_space(env_id)
@@ -126,9 +138,11 @@ def plan_shards(dataset: str, steps: int, seed: int) -> list[Shard]:
     """Decide who acts for how many steps, from which seed."""
     _check_name(dataset)
     name, snapshots = (dataset, [0]) if dataset in SCRIPTED else _snapshots(dataset)
+    unit = (SCRIPTED[dataset].horizon if dataset in SCRIPTED else None) or 1
     shards: list[Shard] = []
     for snapshot, share in zip(snapshots, _equal_parts(steps, len(snapshots)), strict=True):
-        pieces = _equal_parts(share, -(-share // SHARD_STEPS)) if share else []
+        count = -(-share // SHARD_STEPS)
+        pieces = [unit * part for part in _equal_parts(share // unit, count)] if share else []
         for piece in pieces:
             entropy = (RECIPE_VERSION, zlib.crc32(dataset.encode()), seed, len(shards))
             shards.append(Shard(name, snapshot, piece, entropy))
@@ -143,7 +157,7 @@ def roll_out(shard: Shard) -> list[Episode]:
 
 def _episodes(shard: Shard) -> Iterator[Episode]:
     env_id, begin = _behaviour(shard)
-    env = gym.make(env_id)
+    env = make_environment(env_id)
     sequence = np.random.SeedSequence(shard.entropy)
     rng = np.random.default_rng(sequence)
     observation, _ = env.reset(seed=int(sequence.generate_state(1)[0]))
@@ -219,7 +233,7 @@ def _snapshots(dataset: str) -> tuple[str, list[int]]:
 def _describe(dataset: str) -> tuple[str, dict[str, Any]]:
     """Return a dataset's environment and what its recipe says of the behaviour."""
     if dataset in SCRIPTED:
-        return SCRIPTED[dataset].env_id, {"behaviour": SCRIPTED[dataset].begin.__name__}
+        return SCRIPTED[dataset].env_id, {"behaviour": SCRIPTED[dataset].says}
     name, snapshots = _snapshots(dataset)
     entry = environment(name)
     details = {"level": dataset.partition("-")[2], "snapshots": sorted(snapshots), "behaviours_sha256": entry["sha256"]}
@@ -235,7 +249,7 @@ def _behaviour(shard: Shard) -> tuple[str, Callable[[np.random.Generator], Act]]
 
 
 def _action_space(env_id: str) -> gym.spaces.Box:
-    env = gym.make(env_id)
+    env = make_environment(env_id)
     env.close()
     assert isinstance(env.action_space, gym.spaces.Box)
     return env.action_space

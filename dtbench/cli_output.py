@@ -1,0 +1,37 @@
+"""What several command modules print alike: JSON for programs, YAML and tables for people."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def split(values: list[str]) -> list[str]:
+    """Return the parts of repeatable options that also take commas."""
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def echo_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=2, allow_nan=False))
+
+
+def echo_yaml(content: Any) -> None:
+    from omegaconf import OmegaConf
+
+    from dtbench.config import plain
+
+    typer.echo(OmegaConf.to_yaml(OmegaConf.create(plain(content))).rstrip())
+
+
+def echo_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as a table, or as JSON."""
+    if as_json:
+        echo_json(rows)
+        return
+    from tabulate import tabulate
+
+    typer.echo(tabulate(rows, headers="keys", tablefmt="simple"))

@@ -1,0 +1,217 @@
+"""The `minari` source: any dataset of Minari by its id, from its local folder or its server, HDF5 or Arrow.
+
+Observations become vectors (`environments.flatten`): a goal-conditioned Dict is observation ‖ desired goal. Evaluation
+takes place in the environment that the dataset's own specification names for it, with its own arguments (a maze's map;
+whether the task goes on at the goal), and where the dataset has reference scores they are used, and named.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from filelock import FileLock
+
+from dtbench.console import err
+from dtbench.data.sources import Progress
+from dtbench.data.store import Episode, TrajectoryStore, build_store
+from dtbench.environments import flatten, import_robotics
+from dtbench.errors import ConfigError, DataError, SourceError
+from dtbench.resources import datasets_home
+
+HOST = "huggingface.co"
+
+
+def store_path(dataset: str) -> Path:
+    """Return the folder of an imported dataset."""
+    return datasets_home() / "minari" / dataset
+
+
+def minari_folder(dataset: str) -> Path:
+    """Return where Minari keeps a dataset: `$MINARI_DATASETS_PATH`, default `~/.minari/datasets`."""
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    return Path(get_dataset_path(dataset))
+
+
+def locate(dataset: str, *, steps: int = 0) -> TrajectoryStore | None:
+    """Open a dataset that is imported already, else return None."""
+    path = store_path(dataset)
+    return TrajectoryStore.open(path) if (path / "metadata.json").is_file() else None
+
+
+def at_hand(dataset: str) -> bool:
+    """Say whether the dataset is imported, or lies in Minari's folder."""
+    return (store_path(dataset) / "metadata.json").is_file() or (minari_folder(dataset) / "data").is_dir()
+
+
+def build(dataset: str, *, steps: int = 0, progress: Progress | None = None, force: bool = False) -> TrajectoryStore:
+    """Open a dataset, importing it first, which is fetched if Minari has it not; `steps` has no meaning here.
+
+    Raises:
+        SourceError: it cannot be had.
+        DataError: it cannot be trusted.
+    """
+    found = None if force else locate(dataset)
+    if found is not None:
+        return found
+    _fetch(dataset)
+    return import_folder(minari_folder(dataset), dataset, progress=progress, force=force)
+
+
+def _fetch(dataset: str) -> None:
+    """Download with Minari, which leaves resuming, checking and trying again to the hub's client; one process only."""
+    import minari
+
+    folder = minari_folder(dataset)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if (folder / "data").is_dir():
+            return
+        try:
+            minari.download_dataset(dataset)
+        except Exception as error:  # whatever the hub's client raises
+            shutil.rmtree(folder, ignore_errors=True)  # or Minari would take what is there for the dataset
+            reason = str(error).strip().split("\n")[0]
+            raise SourceError(
+                f"Minari's dataset {dataset} cannot be fetched from {HOST} ({type(error).__name__}: {reason}). Fetch "
+                f"it where there is a network (`minari download {dataset}`) and give its folder: "
+                f"`dtbench data import FOLDER --as {dataset}`."
+            ) from error
+
+
+def import_folder(
+    folder: Path, dataset: str, *, progress: Progress | None = None, force: bool = False
+) -> TrajectoryStore:
+    """Turn the folder of a Minari dataset (with `data` in it) into a store under the id `dataset`.
+
+    Raises:
+        DataError: a damaged or incomplete dataset, one of a newer Minari, or data of a form that is not supported.
+    """
+    opened, metadata = _open(folder, dataset)
+    space = opened.action_space
+    bounds: dict[str, Any] = {}
+    if isinstance(space, gym.spaces.Discrete):
+        bounds["action_count"] = int(space.n)
+    elif isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
+        bounds |= {"action_low": space.low, "action_high": space.high}
+    else:
+        raise DataError(f"{dataset} has actions of {space}; dtbench takes boxes of one axis and discrete actions.")
+    _warn_of_images(opened.observation_space, metadata, dataset)
+    environment = _environment(metadata, dataset)
+    reference = None
+    if metadata.get("ref_max_score") is not None:
+        table = {"table": f"minari {dataset}", "random": float(metadata["ref_min_score"])}
+        reference = table | {"expert": float(metadata["ref_max_score"])}
+    recipe = {"algorithm": str(metadata.get("algorithm_name")), "minari_version": str(metadata["minari_version"])}
+    return build_store(
+        store_path(dataset),
+        _episodes(opened, dataset, progress),
+        source="minari",
+        dataset_id=f"minari/{dataset}",
+        env_id=environment["id"],
+        env_kwargs=environment["kwargs"],
+        reference=reference,
+        recipe=recipe,
+        expected={"episodes": int(metadata["total_episodes"]), "steps": int(metadata["total_steps"])},
+        overwrite=force,
+        **bounds,
+    )
+
+
+def _open(folder: Path, dataset: str) -> tuple[Any, dict[str, Any]]:
+    from minari import MinariDataset, supported_dataset_versions
+    from minari import __version__ as installed
+    from minari.dataset.minari_storage import MinariStorage
+
+    try:
+        metadata = dict(MinariStorage.read_raw_metadata(folder / "data"))
+        version = str(metadata["minari_version"])
+        if version not in supported_dataset_versions:
+            raise DataError(
+                f"{dataset} was written by Minari {version}, which the installed {installed} cannot read; "
+                "`pip install --upgrade minari`, or take another version of the dataset."
+            )
+        _check_entry_points(metadata, dataset)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return MinariDataset(folder / "data"), metadata
+    except DataError:
+        raise
+    except Exception as error:  # whatever h5py, json or an incomplete folder makes Minari raise
+        raise _damaged(folder, dataset, error) from error
+
+
+def _check_entry_points(metadata: dict[str, Any], dataset: str) -> None:
+    """Refuse a dataset whose spaces Minari would ask an environment for that is not the registered one of its id."""
+    import_robotics()
+    if "observation_space" in metadata and "action_space" in metadata:
+        return
+    spec = json.loads(str(metadata.get("env_spec") or "{}"))
+    registered = gym.registry.get(str(spec.get("id")))
+    if registered is None or registered.entry_point != spec.get("entry_point"):
+        raise DataError(
+            f"{dataset} does not say its spaces, and its environment {spec.get('id')!r} is not a known one."
+        )
+
+
+def _damaged(folder: Path, dataset: str, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return DataError(
+        f"{folder} is not a whole Minari dataset ({type(error).__name__}: {reason}); delete the folder and fetch "
+        f"{dataset} again (`dtbench data fetch {dataset}`)."
+    )
+
+
+def _episodes(opened: Any, dataset: str, progress: Progress | None) -> Iterator[Episode]:
+    done, total = 0, int(opened.total_steps)
+    episodes = opened.iterate_episodes()
+    while True:
+        try:
+            episode = next(episodes)
+        except StopIteration:
+            return
+        except Exception as error:  # a truncated file fails where it is read
+            raise _damaged(Path(opened.storage.data_path).parent, dataset, error) from error
+        truncations = np.array(episode.truncations, dtype=bool)
+        terminations = np.asarray(episode.terminations, dtype=bool)
+        if len(truncations) and not (terminations[-1] or truncations[-1]):
+            truncations[-1] = True  # the recording was stopped here
+        try:
+            observations = flatten(opened.observation_space, episode.observations)
+        except (ConfigError, ValueError) as error:
+            raise DataError(f"{dataset}, episode {episode.id}: {error}") from error
+        yield Episode(observations, episode.actions, np.asarray(episode.rewards), terminations, truncations)
+        done += len(terminations)
+        if progress is not None:
+            progress(done, total)
+
+
+def _environment(metadata: dict[str, Any], dataset: str) -> dict[str, Any]:
+    """Return id and arguments of the environment to evaluate in; its entry point is never taken from the data."""
+    text = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    if text is None:
+        raise DataError(f"{dataset} names no environment, so that nothing learnt from it can be evaluated.")
+    spec = json.loads(str(text))
+    env_id, kwargs = str(spec["id"]), dict(spec.get("kwargs") or {})
+    if ":" in env_id and not env_id.startswith("dtbench."):
+        raise DataError(f"{dataset} wants to import {env_id.partition(':')[0]} for its environment; that is refused.")
+    if env_id.startswith("dtbench/"):  # the entry point of ours says which module registers it
+        env_id = f"{str(spec.get('entry_point')).partition(':')[0]}:{env_id}"
+        if not env_id.startswith("dtbench."):
+            raise DataError(f"{dataset} has an environment {spec['id']!r} that is not dtbench's own.")
+    return {"id": env_id, "kwargs": kwargs}
+
+
+def _warn_of_images(space: Any, metadata: dict[str, Any], dataset: str) -> None:
+    from minari.dataset.minari_storage import is_image_space
+
+    parts = space.spaces.values() if isinstance(space, gym.spaces.Dict) else [space]
+    if any(is_image_space(part) for part in parts) and metadata.get("jpeg_encoding", True):
+        err.print(f"{dataset} holds images as lossy JPEG: pixels differ a little from the environment's.", markup=False)

@@ -1,0 +1,123 @@
+"""The environments that models act in: made by id, with goals flattened into a plain vector of observations."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from dtbench.errors import ConfigError
+
+
+def make_environment(
+    env_id: str,
+    max_episode_steps: int | None = None,
+    render_mode: str | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> gym.Env:
+    """Make one plain gymnasium environment; a goal-conditioned one shows observation and desired goal as one vector.
+
+    Plain ones, not gymnasium's vector environments: those reset on the step after an episode's end, which counts a dead
+    step as data and favours short episodes.
+
+    Args:
+        max_episode_steps: the task's horizon; None keeps the environment's own.
+        kwargs: what the environment's constructor takes, e.g. a maze's map.
+
+    Raises:
+        ConfigError: no such environment, or what it needs is not installed.
+    """
+    _register(env_id)
+    try:
+        env = gym.make(env_id, max_episode_steps=max_episode_steps, render_mode=render_mode, **(kwargs or {}))
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        raise ConfigError(f"Environment {env_id!r} needs a package that is not installed: {error}.") from error
+    except gym.error.Error as error:
+        raise ConfigError(f"Environment {env_id!r} cannot be made: {error}.") from error
+    return FlatObservation(env) if isinstance(env.observation_space, spaces.Dict) else env
+
+
+class FlatObservation(gym.ObservationWrapper):
+    """Shows a Dict observation as one vector, in the order of `flatten`."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        width = flat_width(env.observation_space)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (width,), np.float64)
+
+    def observation(self, observation: Any) -> NDArray[np.float64]:
+        single = _batched(observation)
+        return flatten(self.env.observation_space, single)[0]
+
+
+def flatten(space: spaces.Space, values: Any) -> NDArray[np.float64]:
+    """Lay observations out as vectors: T of them, nested as `space`, → (T, width) float64.
+
+    A goal-conditioned Dict becomes observation ‖ desired goal (the achieved goal is part of the observation already,
+    or follows from it); another Dict its parts in the space's order; a discrete value a one-hot vector.
+
+    Raises:
+        ConfigError: a space that has no such form, e.g. text.
+    """
+    if isinstance(space, spaces.Dict):
+        return np.concatenate([flatten(space[key], values[key]) for key in _parts(space)], axis=1)
+    if isinstance(space, spaces.Tuple):
+        return np.concatenate([flatten(part, value) for part, value in zip(space, values, strict=True)], axis=1)
+    if isinstance(space, spaces.Box):
+        array = np.asarray(values, dtype=np.float64)
+        return array.reshape(len(array), -1)
+    if isinstance(space, spaces.Discrete):
+        return np.eye(int(space.n))[np.asarray(values, dtype=np.int64).reshape(-1) - int(space.start)]
+    raise ConfigError(f"Observations of {space} cannot be laid out as vectors; use boxes, discrete values or dicts.")
+
+
+def flat_width(space: spaces.Space) -> int:
+    """Return the width of `flatten`'s vectors."""
+    if isinstance(space, spaces.Dict):
+        return sum(flat_width(space[key]) for key in _parts(space))
+    if isinstance(space, spaces.Tuple):
+        return sum(flat_width(part) for part in space)
+    if isinstance(space, spaces.Box):
+        return int(np.prod(space.shape))
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    raise ConfigError(f"Observations of {space} cannot be laid out as vectors; use boxes, discrete values or dicts.")
+
+
+def _parts(space: spaces.Dict) -> list[str]:
+    goal_conditioned = {"observation", "desired_goal"} <= set(space)
+    return ["observation", "desired_goal"] if goal_conditioned else list(space)
+
+
+def _batched(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _batched(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_batched(part) for part in value)
+    return np.asarray(value)[None]
+
+
+def import_robotics() -> None:
+    """Import gymnasium-robotics, which registers its environments; it prints notices of no concern to our users.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    with contextlib.redirect_stderr(io.StringIO()):
+        gym.register_envs(importlib.import_module("gymnasium_robotics"))
+
+
+def _register(env_id: str) -> None:
+    """Import the packages that may know an id which gymnasium does not know yet."""
+    for module in ("gymnasium_robotics", "ale_py"):
+        if ":" in env_id or env_id in gym.registry:
+            return
+        with contextlib.suppress(ImportError):
+            import_robotics() if module == "gymnasium_robotics" else gym.register_envs(importlib.import_module(module))
