@@ -267,6 +267,17 @@ def compare(
             console.print(table)
 
 
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """Say what this machine has of what dtbench needs; exit code 1 if something needed is missing."""
+    from dtbench.doctor import BAD, as_rows, examine
+
+    findings = examine()
+    echo_rows(as_rows(findings), json_)
+    if any(finding.state == BAD for finding in findings):
+        raise typer.Exit(1)
+
+
 @list_app.command("models")
 def list_models(json_: Json = False) -> None:
     """List the models."""

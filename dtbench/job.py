@@ -113,7 +113,11 @@ def _train_and_evaluate(plan: RunPlan, number: str) -> dict[str, Any]:
     return {
         "dataset_id": store.metadata["dataset_id"],
         "fingerprint": store.fingerprint,
-        "environment": {"env_id": protocol.env_id, "reference": asdict(reference)},
+        "environment": {
+            "env_id": protocol.env_id,
+            "reference": asdict(reference),
+            "kept_trajectories": _kept(data, store),
+        },
         "weights": module.weights,
         "scores": scores,
         "training": asdict(record),
@@ -169,6 +173,12 @@ def _protocol(plan: RunPlan, store: TrajectoryStore, data: TrajectoryDataModule)
         delayed_reward=task.delayed_reward,
         env_kwargs=store.metadata.get("env_kwargs", {}) if own else {},
     )
+
+
+def _kept(data: TrajectoryDataModule, store: TrajectoryStore) -> list[int] | None:
+    """Return the trajectories that were trained on, by their number in the dataset; None stands for all."""
+    kept = data.windows.kept_episodes
+    return None if len(kept) == store.num_episodes else kept.tolist()
 
 
 def _reference(task: Task, store: TrajectoryStore) -> ReferenceScores:

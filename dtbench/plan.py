@@ -88,8 +88,9 @@ def plan_runs(
     without = [task for task in selected if task.id not in sources]
     if without and (tasks or len(without) == len(selected)):
         raise SourceError(how_to_get(without[0]))
-    for task in without:  # nobody asked for this one in particular
-        err.print(f"Left out: {how_to_get(task)}", markup=False)
+    if without:  # nobody asked for these in particular
+        names = ", ".join(task.id for task in without)
+        err.print(f"Left out, for want of data: {names}. {how_to_get(without[0])}", markup=False)
     plans = []
     for entry in entries:
         typed = entry.load().Config

@@ -35,6 +35,7 @@ from dtbench.environments import make_environment
 from dtbench.errors import UnknownNameError
 from dtbench.resources import datasets_home
 
+HOST = None
 RECIPE_VERSION = 1
 LEVELS = ("medium", "medium-replay", "medium-expert")
 SHARD_STEPS = 10_000
@@ -82,6 +83,12 @@ def locate(dataset: str, *, steps: int, seed: int = 0) -> TrajectoryStore | None
     _check_name(dataset)
     path = store_path(dataset, steps, seed)
     return TrajectoryStore.open(path) if path.is_dir() else None
+
+
+def at_hand(dataset: str) -> bool:
+    """Local datasets never need a network."""
+    _check_name(dataset)
+    return True
 
 
 def build(
