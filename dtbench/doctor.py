@@ -59,12 +59,14 @@ def _python() -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     """Hold every installed package against the range that dtbench declares."""
+    seen = set()
     for text in metadata.requires("dtbench") or []:
         requirement = Requirement(text)
         marker = str(requirement.marker or "").replace("'", '"')
         extra = next((name for name in _EXTRAS if f'"{name}"' in marker), None)
-        if marker and extra is None:
+        if (marker and extra is None) or requirement.name in seen:
             continue
+        seen.add(requirement.name)
         wanted = f"{requirement.name}{requirement.specifier}"
         try:
             found = metadata.version(requirement.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,9 @@ def make_environment(
     """
     _register(env_id)
     try:
-        env = gym.make(env_id, max_episode_steps=max_episode_steps, render_mode=render_mode, **(kwargs or {}))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is out of date.*")  # the version is the data's, on purpose
+            env = gym.make(env_id, max_episode_steps=max_episode_steps, render_mode=render_mode, **(kwargs or {}))
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise ConfigError(f"Environment {env_id!r} needs a package that is not installed: {error}.") from error
     except gym.error.Error as error:
