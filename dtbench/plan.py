@@ -75,7 +75,7 @@ def plan_runs(
         ConfigError: a key or a value of the configuration.
         SourceError: no source of a task can be had.
     """
-    from dtbench.data.sources import how_to_get, resolve_sources
+    from dtbench.data.sources import resolve_sources, why_not
 
     if not models:
         raise ConfigError("Name at least one model with --model, e.g. --model dt.")
@@ -87,10 +87,10 @@ def plan_runs(
     sources = resolve_sources(selected, suite.sources, source)
     without = [task for task in selected if task.id not in sources]
     if without and (tasks or len(without) == len(selected)):
-        raise SourceError(how_to_get(without[0]))
+        raise SourceError(why_not(without[0], source))
     if without:  # nobody asked for these in particular
         names = ", ".join(task.id for task in without)
-        err.print(f"Left out, for want of data: {names}. {how_to_get(without[0])}", markup=False)
+        err.print(f"Left out, for want of data: {names}. {why_not(without[0], source)}", markup=False)
     plans = []
     for entry in entries:
         typed = entry.load().Config

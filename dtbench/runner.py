@@ -177,6 +177,7 @@ def prepare_data(plans: Sequence[RunPlan]) -> None:
         wanted.setdefault((plan.source, plan.task.sources[plan.source], plan.config.data.steps), plan)
     missing = [key for key in wanted if not is_ready(*key)]
     for number, (source, dataset, steps) in enumerate(missing, start=1):
-        err.print(f"data {number}/{len(missing)}: building {source}/{dataset} ({steps:,} steps)")
+        how = f"building {source}/{dataset} ({steps:,} steps)" if source == "local" else f"importing {source}/{dataset}"
+        err.print(f"data {number}/{len(missing)}: {how}", markup=False)
         with progress(dataset) as report:
             open_store(source, dataset, steps, progress=report)

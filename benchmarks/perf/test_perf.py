@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -61,6 +62,51 @@ def module(name: str, preset: str, *overrides: str):
 
 def test_open_a_store_of_a_million_steps(benchmark, store):
     benchmark(TrajectoryStore.open, store.path)
+
+
+@pytest.fixture(scope="session")
+def hdf5(tmp_path_factory, store):
+    """The same steps as a file of D4RL's, with the compression and the keys that its files have."""
+    from dtbench.data.export import write_d4rl
+
+    return write_d4rl(store, tmp_path_factory.mktemp("hdf5") / "hopper_medium-v2.hdf5")
+
+
+def read_hdf5(file):
+    with h5py.File(file) as content:
+        return {key: content[key][:] for key in content}
+
+
+def loop_over_steps(file):
+    """What a single-file loader does: append step by step, cut at an end, sum the rewards backwards."""
+    content = read_hdf5(file)
+    episodes, steps = [], {"observations": [], "actions": [], "rewards": []}
+    for i in range(len(content["rewards"])):
+        for key, values in steps.items():
+            values.append(content[key][i])
+        if content["terminals"][i] or content["timeouts"][i]:
+            episode = {key: np.array(values, dtype=np.float32) for key, values in steps.items()}
+            episode["returns"] = np.cumsum(episode["rewards"][::-1])[::-1]
+            episodes.append(episode)
+            steps = {key: [] for key in steps}
+    return episodes
+
+
+def test_read_hdf5_of_a_million_steps(benchmark, hdf5):
+    benchmark.pedantic(read_hdf5, (hdf5,), rounds=5, warmup_rounds=1)
+
+
+def test_load_hdf5_by_a_loop_over_steps(benchmark, hdf5):
+    benchmark.pedantic(loop_over_steps, (hdf5,), rounds=3)
+
+
+def test_import_hdf5(benchmark, hdf5, tmp_path, monkeypatch):
+    """Read, split, check, write, hash: all that a first use costs. The ones after it open the store."""
+    from dtbench.data.sources import d4rl
+
+    monkeypatch.setenv("DTBENCH_HOME", str(tmp_path))
+    again = {"force": True}
+    benchmark.pedantic(d4rl.import_file, (hdf5, "hopper-medium-v2"), again, rounds=5, warmup_rounds=1)
 
 
 def test_window_batch(benchmark, windows):

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from dtbench import cli
 from dtbench.data.download import download
 from dtbench.data.export import write_d4rl, write_minari
-from dtbench.data.sources import d4rl, how_to_get, local, resolve_sources
+from dtbench.data.sources import d4rl, local, resolve_sources, why_not
 from dtbench.data.sources import minari as minari_source
 from dtbench.data.store import Episode, build_store
 from dtbench.environments import import_robotics
@@ -458,7 +458,7 @@ def test_auto_takes_what_is_on_disk_then_local(tmp_path):
 def test_a_task_without_data_says_the_ways_out():
     task = load_suite("d4rl-long").task("antmaze-umaze")
     assert resolve_sources([task], ("minari", "local")) == {}
-    said = how_to_get(task)
+    said = why_not(task)
     for part in ("huggingface.co cannot be reached", "data fetch D4RL/antmaze/umaze-v1", "data import FILE --as"):
         assert part in said
     assert "--source local" not in said
@@ -466,8 +466,8 @@ def test_a_task_without_data_says_the_ways_out():
         resolve_sources([task], ("minari",), "minari")
     with pytest.raises(SourceError, match=r"--source local"):
         resolve_sources([load_suite("d4rl-long").task("pointmaze-large")], (), "minari")
-    with pytest.raises(SourceError, match="no dataset from 'd4rl'"):
-        resolve_sources([task], ("minari",), "d4rl")
+    assert resolve_sources([task], ("minari",), "d4rl") == {}
+    assert "no dataset from 'd4rl'; it has minari" in why_not(task, "d4rl")
     with pytest.raises(UnknownNameError, match="did you mean 'minari'"):
         resolve_sources([task], ("minari",), "minary")
 

@@ -52,18 +52,17 @@ def resolve_sources(tasks: Sequence[Task], order: Sequence[str], wanted: str = A
 
     Raises:
         UnknownNameError: there is no source of that name.
-        SourceError: a task has no dataset in the source asked for, or it cannot be had from there; the message says
-            what was tried and what to do.
+        SourceError: a task's data cannot be had from the source asked for; the message says what was tried and what
+            to do.
     """
     if wanted != AUTO:
         if wanted not in SOURCES:
             raise UnknownNameError("source", wanted, [*SOURCES, AUTO])
-        for task in tasks:
-            if wanted not in task.sources:
-                raise SourceError(f"Task {task.id} has no dataset from {wanted!r}; it has {', '.join(task.sources)}.")
+        having = [task for task in tasks if wanted in task.sources]
+        for task in having:
             if not (_at_hand(task, wanted) or is_reachable(wanted)):
-                raise SourceError(how_to_get(task, wanted))
-        return {task.id: wanted for task in tasks}
+                raise SourceError(why_not(task, wanted))
+        return {task.id: wanted for task in having}
     public = [name for name in order if name in SOURCES and name != "local"]
     ways: list[tuple[str, Callable[[Task, str], bool]]] = [
         *((name, lambda task, name: name in task.sources and _at_hand(task, name)) for name in public),
@@ -96,9 +95,11 @@ def is_reachable(name: str) -> bool:
     return True
 
 
-def how_to_get(task: Task, name: str | None = None) -> str:
+def why_not(task: Task, name: str = AUTO) -> str:
     """Say in one paragraph why a task's data cannot be had, from one source or from any, and the ways out."""
-    tried = [name] if name else list(task.sources)
+    if name != AUTO and name not in task.sources:
+        return f"Task {task.id} has no dataset from {name!r}; it has {', '.join(task.sources)}."
+    tried = list(task.sources) if name == AUTO else [name]
     said = [
         f"{source}/{task.sources[source]} is not on this machine and {source_module(source).HOST} cannot be reached"
         for source in tried
