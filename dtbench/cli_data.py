@@ -171,9 +171,10 @@ def open_dataset(dataset: str, steps: int) -> Any:
         raise UnknownNameError("dataset", dataset, [*local.known_datasets(), *d4rl.DATASETS])
     store = store or local.locate(dataset, steps=steps)
     if store is None:
+        where = _where(dataset)
         raise ConfigError(
-            f"{dataset} with {steps:,} steps is not built; build it with `dtbench data build --steps {steps}`, "
-            "or name the folder of a store."
+            f"{dataset} with {steps:,} steps is not built; say another --steps, name the folder of a store, or "
+            f"build it: `dtbench data build {where} --steps {steps}`."
         )
     return store
 
@@ -215,6 +216,15 @@ def _datasets_of(suite: str, tasks: list[str], source: str) -> list[str]:
 
     named = [task.sources[source] for task in load_suite(suite).select(split(tasks)) if source in task.sources]
     return list(dict.fromkeys(named))
+
+
+def _where(dataset: str) -> str:
+    """Return the words that name a local dataset to `dtbench data build`."""
+    from dtbench.suites import load_suite, suite_names
+
+    found = ((s, task) for s in suite_names() for task in load_suite(s).tasks if task.sources.get("local") == dataset)
+    suite, task = next(found)
+    return f"{suite} --task {task.id}"
 
 
 def _reference(dataset: str) -> Any:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: A message lists so many names and counts the rest.
+_SHOWN = 20
+
 
 class DtbenchError(Exception):
     """Base of every error whose message is written for the user: it names the thing and the fix."""
@@ -21,7 +24,8 @@ class UnknownNameError(DtbenchError):
         self.name, self.known = name, sorted(known)
         close = difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        super().__init__(f"Unknown {kind} {name!r}: {hint}known are {', '.join(self.known) or 'none'}.")
+        shown = self.known if len(self.known) <= _SHOWN else [*self.known[:_SHOWN], f"{len(self.known) - _SHOWN} more"]
+        super().__init__(f"Unknown {kind} {name!r}: {hint}known are {', '.join(shown) or 'none'}.")
 
 
 class DataError(DtbenchError):

@@ -163,10 +163,10 @@ def _check_entry_points(metadata: dict[str, Any], dataset: str) -> None:
 
 def _damaged(folder: Path, dataset: str, error: Exception) -> DataError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return DataError(
-        f"{folder} is not a whole Minari dataset ({type(error).__name__}: {reason}); delete the folder and fetch "
-        f"{dataset} again (`dtbench data fetch {dataset}`)."
-    )
+    fix = "check the path, or copy it again"
+    if folder == minari_folder(dataset):
+        fix = f"delete the folder and fetch it again: `dtbench data fetch {dataset}`"
+    return DataError(f"{folder} is not a whole Minari dataset ({type(error).__name__}: {reason}); {fix}.")
 
 
 def _episodes(opened: Any, dataset: str, progress: Progress | None) -> Iterator[Episode]:
