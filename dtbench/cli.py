@@ -123,6 +123,7 @@ def run(
     if dry_run:
         _print_plans(plans, json_)
         return
+    err.print(f"dtbench: data from {', '.join(sorted({p.source for p in plans}))}", markup=False)
     with interruptible():
         summary = runner.execute(plans, existing=existing, jobs=jobs, launcher=launcher)
     _finish(summary, output, json_)
@@ -226,6 +227,7 @@ def leaderboard(
     out: Annotated[Path | None, typer.Option(help="Markdown file to write; figures go beside it.")] = None,
     task: Annotated[list[str], typer.Option("--task", "-t", help="Only these tasks, aggregated over them.")] = [],  # noqa: B006
     preset: Annotated[str | None, typer.Option(help="Only this preset's results.")] = None,
+    suite: Annotated[str | None, typer.Option(help="Only this suite's results.")] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only say whether --out is up to date (exit 1 if not).")
     ] = False,
@@ -233,17 +235,17 @@ def leaderboard(
     """Render the results of a folder as markdown tables and SVG figures."""
     from dtbench import leaderboard as board
 
-    only: dict[str, Any] = {"tasks": split(task), "preset": preset}
+    only = board.Selection(suite, split(task), preset)
     if check:
         if out is None:
             raise ConfigError("--check needs --out FILE, the leaderboard to compare with.")
-        fresh = board.check(folder, out, **only)
+        fresh = board.check(folder, out, only)
         typer.echo(f"{out} is {'up to date' if fresh else 'not what the results say: render it again'}.")
         raise typer.Exit(0 if fresh else 1)
     if out is None:
-        typer.echo(board.render(folder, **only))
+        typer.echo(board.render(folder, only))
         return
-    board.write(folder, out, **only)
+    board.write(folder, out, only)
     typer.echo(f"Wrote {out}")
 
 

@@ -20,22 +20,20 @@ from dtbench import stats
 from dtbench.errors import ResultError, UnknownNameError
 from dtbench.resources import resource
 from dtbench.results import Result, scan
-from dtbench.sections import Section, either, sections, seed_score
+from dtbench.sections import EVERYTHING, Section, Selection, either, sections, seed_score
 
 #: Bootstrap repetitions of what is written to a file; rliable's own default is 50,000, at ten seconds and more a model.
 PUBLISHED_REPETITIONS = 10_000
 
 
-def render(
-    root: str | Path, *, figures: str | None = None, tasks: Sequence[str] = (), preset: str | None = None
-) -> str:
-    """Render all results under `root`, or those of some tasks or one preset, as markdown.
+def render(root: str | Path, selection: Selection = EVERYTHING, *, figures: str | None = None) -> str:
+    """Render the results under `root` as markdown.
 
     Args:
         figures: prefix of figure files to refer to.
 
     Raises:
-        UnknownNameError: a task or preset without results.
+        UnknownNameError: a suite, task or preset without results.
         ResultError: no folder or no results; files that are left out are listed in the text.
     """
     results, unreadable = scan(Path(root))
@@ -44,7 +42,7 @@ def render(
     if not results:
         raise ResultError(f"{root} holds no results; `dtbench run --output {root}` writes some.")
     parts = ["# dtbench leaderboard"]
-    for number, section in enumerate(sections(results, tasks, preset)):
+    for number, section in enumerate(sections(results, selection)):
         parts += [f"## {section.title}", *_render_section(section)]
         if figures and _complete(section):
             parts += [f"![Aggregate scores]({figures}-{number}-intervals.svg)"]
@@ -54,7 +52,7 @@ def render(
     return "\n\n".join(parts) + "\n"
 
 
-def write(root: str | Path, file: str | Path, *, tasks: Sequence[str] = (), preset: str | None = None) -> None:
+def write(root: str | Path, file: str | Path, selection: Selection = EVERYTHING) -> None:
     """Write the markdown and the figures beside it.
 
     Raises:
@@ -63,10 +61,10 @@ def write(root: str | Path, file: str | Path, *, tasks: Sequence[str] = (), pres
     from dtbench import plots
 
     root, file = Path(root), Path(file)
-    text = render(root, figures=file.stem, tasks=tasks, preset=preset)
+    text = render(root, selection, figures=file.stem)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        for number, section in enumerate(sections(scan(root)[0], tasks, preset)):
+        for number, section in enumerate(sections(scan(root)[0], selection)):
             complete = _complete(section)
             if complete:
                 plots.intervals(complete, file.with_name(f"{file.stem}-{number}-intervals.svg"))
@@ -80,13 +78,13 @@ def write(root: str | Path, file: str | Path, *, tasks: Sequence[str] = (), pres
         raise ResultError(f"The leaderboard {file} cannot be written: {error}.") from error
 
 
-def check(root: str | Path, file: str | Path, *, tasks: Sequence[str] = (), preset: str | None = None) -> bool:
+def check(root: str | Path, file: str | Path, selection: Selection = EVERYTHING) -> bool:
     """Say whether `file` is what the results under `root` render to, with its figures beside it.
 
     The figures' bytes are not compared: another version of matplotlib draws the same scores differently.
     """
     file = Path(file)
-    text = render(root, figures=file.stem, tasks=tasks, preset=preset)
+    text = render(root, selection, figures=file.stem)
     figures = re.findall(r"^!\[[^]]*\]\((.+)\)$", text, flags=re.MULTILINE)
     present = file.is_file() and all(file.with_name(name).is_file() for name in figures)
     return present and file.read_text(encoding="utf-8") == text

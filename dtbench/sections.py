@@ -84,34 +84,49 @@ def either(values: Sequence[Any]) -> str:
     return " or ".join(map(str, values)) if len(values) < 3 else ", ".join(map(str, values))
 
 
-def sections(results: Sequence[Result], tasks: Sequence[str] = (), preset: str | None = None) -> list[Section]:
+@dataclass(frozen=True)
+class Selection:
+    """Which results to show: of one suite, of some tasks (aggregated over them; a title says so), of one preset."""
+
+    suite: str | None = None
+    tasks: Sequence[str] = ()
+    preset: str | None = None
+
+    def of(self, results: Sequence[Result]) -> list[Result]:
+        """Return the results that are meant; raise `UnknownNameError` for a name without results."""
+        wanted = {"suite": [self.suite] if self.suite else [], "task": self.tasks}
+        wanted["preset"] = [self.preset] if self.preset else []
+        for kind, names in wanted.items():
+            known = dict.fromkeys(_name_of(result, kind) for result in results)
+            for name in names:
+                if name not in known:
+                    raise UnknownNameError(f"{kind} in these results", name, known)
+            results = [result for result in results if not names or _name_of(result, kind) in names]
+        return list(results)
+
+
+def _name_of(result: Result, kind: str) -> str:
+    return str({"suite": result["suite"]["name"], "task": result["task"]["id"], "preset": result["preset"]}[kind])
+
+
+#: All results.
+EVERYTHING = Selection()
+
+
+def sections(results: Sequence[Result], selection: Selection = EVERYTHING) -> list[Section]:
     """Sort results into sections, one more where a row's data or way of scoring differ from those of the rows before.
 
-    Args:
-        tasks: take these tasks only, and aggregate over them; a section's title says so.
-        preset: take the results of this preset only.
-
     Raises:
-        UnknownNameError: a task or preset without results.
+        UnknownNameError: a suite, task or preset without results.
         ResultError: one row's results on a task come from different data or were scored differently.
     """
-    known = dict.fromkeys(result["task"]["id"] for result in results)
-    for task in tasks:
-        if task not in known:
-            raise UnknownNameError("task in these results", task, known)
-    presets = dict.fromkeys(result["preset"] for result in results)
-    if preset is not None and preset not in presets:
-        raise UnknownNameError("preset in these results", preset, presets)
-    if tasks:
-        results = [result for result in results if result["task"]["id"] in tasks]
-    if preset is not None:
-        results = [result for result in results if result["preset"] == preset]
+    results = selection.of(results)
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
         key = (f"{result['suite']['name']}@{result['suite']['version']}", result["task"]["source"], result["preset"])
         groups.setdefault(key, []).append(result)
     return [
-        _section(*key, part, number, tasks)
+        _section(*key, part, number, selection.tasks)
         for key, group in sorted(groups.items(), key=lambda item: item[0])
         for number, part in enumerate(_parts(key[0], group), start=1)
     ]

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dtbench import leaderboard, stats
 from dtbench.errors import ResultError, UnknownNameError
+from dtbench.sections import Selection
 from tests import samples
 
 render = leaderboard.render
@@ -175,7 +176,7 @@ def test_a_row_is_named_by_what_was_changed(tmp_path):
     samples.save(tmp_path, varied(0.3, "walker2d-medium", "b", backbone="bundled", tanh=False))
     samples.save(tmp_path, varied(0.4, "hopper-medium", "c", backbone="scratch", tanh=True))
     samples.save(tmp_path, varied(0.5, "walker2d-medium", "d", backbone="scratch", tanh=False))
-    text = render(tmp_path, tasks=["walker2d-medium", "hopper-medium"])
+    text = render(tmp_path, Selection(tasks=["walker2d-medium", "hopper-medium"]))
     assert row(text, "lamo", "Scores per task")[1:] == ["20.0", "30.0"]
     assert row(text, "lamo backbone=scratch", "Scores per task")[1:] == ["40.0", "50.0"]
     assert row(text, "lamo backbone=scratch", "Models")[5] == "`c` or `d` changed by the user"
@@ -186,15 +187,17 @@ def test_a_selection_of_tasks_is_aggregated_and_said(tmp_path):
     samples.save(tmp_path, samples.result(task="walker2d-medium", score=0.4))
     samples.save(tmp_path, samples.result(task="walker2d-medium", score=0.9, preset="learn"))
     assert "incomplete (2 of 9 tasks)" in render(tmp_path)
-    text = render(tmp_path, tasks=["hopper-medium", "walker2d-medium"], preset="quick")
+    text = render(tmp_path, Selection("d4rl-short", ["hopper-medium", "walker2d-medium"], "quick"))
     assert "only hopper-medium, walker2d-medium" in text
     assert "Over all 2 tasks" in text
     assert row(text, "dt", "Aggregate")[4] == "30.0 [n/a]"
     assert "90.0" not in text
     with pytest.raises(UnknownNameError, match="did you mean 'hopper-medium'"):
-        render(tmp_path, tasks=["hoper-medium"])
+        render(tmp_path, Selection(tasks=["hoper-medium"]))
     with pytest.raises(UnknownNameError, match="preset in these results"):
-        render(tmp_path, preset="paper")
+        render(tmp_path, Selection(preset="paper"))
+    with pytest.raises(UnknownNameError, match="suite in these results 'd4rl-long'"):
+        render(tmp_path, Selection("d4rl-long"))
 
 
 def test_equal_results_give_equal_bytes(tmp_path):

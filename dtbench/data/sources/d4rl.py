@@ -30,7 +30,7 @@ from dtbench.errors import DataError, SourceError, UnknownNameError
 from dtbench.resources import datasets_home
 
 HOST = "rail.eecs.berkeley.edu"
-_SERVER = f"http://{HOST}/datasets/offline_rl"
+_SERVER = f"https://{HOST}/datasets/offline_rl"
 #: Steps read at a time.
 _BLOCK_STEPS = 100_000
 
