@@ -123,7 +123,7 @@ def run(
     if dry_run:
         _print_plans(plans, json_)
         return
-    err.print(f"dtbench: data from {', '.join(sorted({p.source for p in plans}))}", markup=False)
+    err.print(f"dtbench {__version__}: data from {', '.join(sorted({p.source for p in plans}))}", markup=False)
     with interruptible():
         summary = runner.execute(plans, existing=existing, jobs=jobs, launcher=launcher)
     _finish(summary, output, json_)

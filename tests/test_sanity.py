@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from dtbench import cli
 from dtbench.data.behaviours.scripted import SCRIPTED
 from dtbench.data.sources import local
+from dtbench.environments import make_environment
 from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.expectations import check
 from dtbench.registry import MODELS
@@ -60,11 +61,11 @@ def test_scripted_data_are_what_the_environment_answers(tmp_path, monkeypatch, d
     monkeypatch.setenv("DTBENCH_HOME", str(tmp_path))
     store = local.build(dataset, steps=600)
     episode = store.episode(0)
-    env = gym.make(store.metadata["env_id"])
-    entropy = local.plan_shards(dataset, 600, 0)[0].entropy
+    env = make_environment(store.metadata["env_id"])
+    entropy = local.plan_shards(dataset, local.whole_size(dataset, 600), 0)[0].entropy
     observation, _ = env.reset(seed=int(np.random.SeedSequence(entropy).generate_state(1)[0]))
     for step, action in enumerate(episode.actions):
-        assert np.array_equal(observation, episode.observations[step])
+        assert np.array_equal(observation.astype(np.float32), episode.observations[step])
         observation, reward, terminated, truncated, _ = env.step(action)
         assert (np.float32(reward), terminated, truncated) == (
             episode.rewards[step],
@@ -76,7 +77,7 @@ def test_scripted_data_are_what_the_environment_answers(tmp_path, monkeypatch, d
 def test_data_are_a_mixture(tmp_path, monkeypatch):
     """The expected orders rest on it: all arms are pulled, a sixth gets through the door, most miss the goal."""
     monkeypatch.setenv("DTBENCH_HOME", str(tmp_path))
-    returns = {name: local.build(name, steps=10_000).episode_returns for name in SCRIPTED}
+    returns = {task.id: local.build(task.id, steps=10_000).episode_returns for task in SUITE.tasks}
     _, pulls = np.unique(returns["bandit-chain"].round(3), return_counts=True)
     assert len(pulls) == 5
     assert pulls.min() > 0.15 * pulls.sum()
