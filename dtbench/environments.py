@@ -23,7 +23,7 @@ def make_environment(
     render_mode: str | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> gym.Env:
-    """Make one plain gymnasium environment; a goal-conditioned one shows observation and desired goal as one vector.
+    """Make one plain gymnasium environment; a goal-conditioned one shows what is `seen` of it as one vector.
 
     Plain ones, not gymnasium's vector environments: those reset on the step after an episode's end, which counts a dead
     step as data and favours short episodes.
@@ -48,29 +48,44 @@ def make_environment(
 
 
 class FlatObservation(gym.ObservationWrapper):
-    """Shows a Dict observation as one vector, in the order of `flatten`."""
+    """Shows what is `seen` of a Dict observation as one vector."""
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
-        width = flat_width(env.observation_space)
-        self.observation_space = spaces.Box(-np.inf, np.inf, (width,), np.float64)
+        assert env.spec is not None
+        self.seen = seen(env.observation_space, env.spec.id)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (flat_width(self.seen),), np.float64)
 
     def observation(self, observation: Any) -> NDArray[np.float64]:
-        single = _batched(observation)
-        return flatten(self.env.observation_space, single)[0]
+        return flatten(self.seen, _batched(observation))[0]
+
+
+def seen(space: spaces.Space, env_id: str) -> spaces.Space:
+    """Return the part of an environment's observations that a policy sees, in the order in which it sees it.
+
+    Of a goal-conditioned Dict: observation ‖ desired goal, for the achieved goal is part of the observation already.
+    Only AntMaze leaves the ant's position out of it (D4RL's observations have it in front): achieved goal ‖
+    observation ‖ desired goal. Of all others, everything.
+    """
+    if not (isinstance(space, spaces.Dict) and {"observation", "desired_goal"} <= set(space)):
+        return space
+    parts = ["observation", "desired_goal"]
+    if env_id.startswith("AntMaze"):
+        parts.insert(0, "achieved_goal")
+    return spaces.Dict([(part, space[part]) for part in parts])
 
 
 def flatten(space: spaces.Space, values: Any) -> NDArray[np.float64]:
     """Lay observations out as vectors: T of them, nested as `space`, → (T, width) float64.
 
-    A goal-conditioned Dict becomes observation ‖ desired goal (the achieved goal is part of the observation already,
-    or follows from it); another Dict its parts in the space's order; a discrete value a one-hot vector.
+    A Dict becomes its parts in the space's order (parts of the values that the space does not name are left out); a
+    discrete value a one-hot vector.
 
     Raises:
         ConfigError: a space that has no such form, e.g. text.
     """
     if isinstance(space, spaces.Dict):
-        return np.concatenate([flatten(space[key], values[key]) for key in _parts(space)], axis=1)
+        return np.concatenate([flatten(space[key], values[key]) for key in space], axis=1)
     if isinstance(space, spaces.Tuple):
         return np.concatenate([flatten(part, value) for part, value in zip(space, values, strict=True)], axis=1)
     if isinstance(space, spaces.Box):
@@ -84,7 +99,7 @@ def flatten(space: spaces.Space, values: Any) -> NDArray[np.float64]:
 def flat_width(space: spaces.Space) -> int:
     """Return the width of `flatten`'s vectors."""
     if isinstance(space, spaces.Dict):
-        return sum(flat_width(space[key]) for key in _parts(space))
+        return sum(flat_width(part) for part in space.values())
     if isinstance(space, spaces.Tuple):
         return sum(flat_width(part) for part in space)
     if isinstance(space, spaces.Box):
@@ -92,11 +107,6 @@ def flat_width(space: spaces.Space) -> int:
     if isinstance(space, spaces.Discrete):
         return int(space.n)
     raise ConfigError(f"Observations of {space} cannot be laid out as vectors; use boxes, discrete values or dicts.")
-
-
-def _parts(space: spaces.Dict) -> list[str]:
-    goal_conditioned = {"observation", "desired_goal"} <= set(space)
-    return ["observation", "desired_goal"] if goal_conditioned else list(space)
 
 
 def _batched(value: Any) -> Any:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import dtbench
 from dtbench import cli
 from dtbench.data.sources import d4rl
+from dtbench.data.sources import minari as minari_source
 from dtbench.environments import import_robotics, make_environment
 from dtbench.errors import DataError
 from dtbench.suites import load_suite
@@ -136,6 +137,9 @@ def test_from_a_dataset_of_minari(tmp_path, suite, task, env_id):
     result = run(tmp_path, suite, task, "minari")
     assert result["task"]["dataset_id"] == f"minari/{dataset}"
     assert result["task"]["env_id"] == env_id
+    store = minari_source.locate(dataset)
+    first, _ = make_environment(env_id).reset(seed=0)  # the models see what the dataset shows
+    assert np.array_equal(store.observations[0], first.astype(store.observations.dtype))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

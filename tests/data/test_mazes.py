@@ -85,6 +85,16 @@ def test_observation_is_state_then_goal_and_episodes_go_on(name):
         assert reward == pytest.approx(1.0 if "dense" not in name and "DTMA" not in name else np.exp(0), abs=0.05)
 
 
+def test_the_ant_sees_where_it_stands():
+    """AntMaze's own observation leaves the position out; D4RL's had it in front."""
+    env = make_environment("AntMaze_UMaze-v4")
+    observation, _ = env.reset(seed=0)
+    ant = env.unwrapped
+    assert observation.shape == env.observation_space.shape == (31,)
+    assert np.array_equal(observation[:15], ant.data.qpos)
+    assert np.array_equal(observation[-2:], ant.goal)
+
+
 def test_environments_follow_gymnasiums_rules():
     check_env(make_environment(NAMES[0]).unwrapped, skip_render_check=True, skip_close_check=True)
 

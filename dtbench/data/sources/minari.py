@@ -1,6 +1,7 @@
 """The `minari` source: any dataset of Minari by its id, from its local folder or its server, HDF5 or Arrow.
 
-Observations become vectors (`environments.flatten`): a goal-conditioned Dict is observation ‖ desired goal. Evaluation
+Observations become vectors of what a policy sees (`environments.seen`): of a goal-conditioned Dict observation ‖
+desired goal, and an ant's position before them. Evaluation
 takes place in the environment that the dataset's own specification names for it, with its own arguments (a maze's map;
 whether the task goes on at the goal), and where the dataset has reference scores they are used, and named.
 """
@@ -21,7 +22,7 @@ from filelock import FileLock
 from dtbench.console import err
 from dtbench.data.sources import Progress
 from dtbench.data.store import Episode, TrajectoryStore, build_store
-from dtbench.environments import flatten, import_robotics
+from dtbench.environments import flatten, import_robotics, seen
 from dtbench.errors import ConfigError, DataError, SourceError
 from dtbench.resources import datasets_home
 
@@ -112,7 +113,7 @@ def import_folder(
     recipe = {"algorithm": str(metadata.get("algorithm_name")), "minari_version": str(metadata["minari_version"])}
     return build_store(
         store_path(dataset),
-        _episodes(opened, dataset, progress),
+        _episodes(opened, seen(opened.observation_space, environment["id"]), dataset, progress),
         source="minari",
         dataset_id=f"minari/{dataset}",
         env_id=environment["id"],
@@ -169,7 +170,7 @@ def _damaged(folder: Path, dataset: str, error: Exception) -> DataError:
     return DataError(f"{folder} is not a whole Minari dataset ({type(error).__name__}: {reason}); {fix}.")
 
 
-def _episodes(opened: Any, dataset: str, progress: Progress | None) -> Iterator[Episode]:
+def _episodes(opened: Any, space: gym.Space, dataset: str, progress: Progress | None) -> Iterator[Episode]:
     done, total = 0, int(opened.total_steps)
     episodes = opened.iterate_episodes()
     while True:
@@ -184,7 +185,7 @@ def _episodes(opened: Any, dataset: str, progress: Progress | None) -> Iterator[
         if len(truncations) and not (terminations[-1] or truncations[-1]):
             truncations[-1] = True  # the recording was stopped here
         try:
-            observations = flatten(opened.observation_space, episode.observations)
+            observations = flatten(space, episode.observations)
         except (ConfigError, ValueError) as error:
             raise DataError(f"{dataset}, episode {episode.id}: {error}") from error
         yield Episode(observations, episode.actions, np.asarray(episode.rewards), terminations, truncations)
