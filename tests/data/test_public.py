@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
+import shutil
+import subprocess
+import sys
 import threading
 import urllib.request
 from functools import partial
@@ -188,6 +192,27 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     assert isinstance(done.exception, DataError)
     assert "No space left on device" in str(done.exception)
     assert nothing_is_left(tmp_path / "home")
+
+
+def can_mount() -> bool:
+    command = ["unshare", "-rm", "true"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="no right to mount a file system of one's own")
+def test_a_file_system_of_one_megabyte(tmp_path):
+    content, home = columns(60_000), tmp_path / "small"
+    content["timeouts"] = np.arange(60_000) % 1000 == 999
+    file = write(tmp_path / "f.hdf5", content)
+    home.mkdir()
+    command = f"{sys.executable} -m dtbench.cli data import {file} --as {ID}"
+    script = f"mount -t tmpfs -o size=1m none {home} && {command}; code=$?; find {home} -type f; exit $code"
+    environment = {**os.environ, "DTBENCH_HOME": str(home)}
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2, done.stderr
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert all(name.endswith(".lock") for name in done.stdout.split()), done.stdout
 
 
 # --- trajectory pickles
