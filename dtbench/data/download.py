@@ -49,7 +49,7 @@ def download(
                     raise SourceError(
                         f"{url} could not be fetched ({_reason(error)}, {attempt + 1} tries); what arrived is kept in "
                         f"{part}, and the same command goes on from there. Or fetch it elsewhere and "
-                        "`dtbench data import` it."
+                        "`dtbench data import` it; or take another --source."
                     ) from error
                 time.sleep(pause * 2**attempt)
         if sha256 is not None and _sha256(part) != sha256:

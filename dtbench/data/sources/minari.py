@@ -83,7 +83,7 @@ def _fetch(dataset: str) -> None:
             raise SourceError(
                 f"Minari's dataset {dataset} cannot be fetched from {HOST} ({type(error).__name__}: {reason}). Fetch "
                 f"it where there is a network (`minari download {dataset}`) and give its folder: "
-                f"`dtbench data import FOLDER --as {dataset}`."
+                f"`dtbench data import FOLDER --as {dataset}`; or take another --source."
             ) from error
 
 
