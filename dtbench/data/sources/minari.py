@@ -106,10 +106,10 @@ def import_folder(
         raise DataError(f"{dataset} has actions of {space}; dtbench takes boxes of one axis and discrete actions.")
     _warn_of_images(opened.observation_space, metadata, dataset)
     environment = _environment(metadata, dataset)
+    least, most = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     reference = None
-    if metadata.get("ref_max_score") is not None:
-        table = {"table": f"minari {dataset}", "random": float(metadata["ref_min_score"])}
-        reference = table | {"expert": float(metadata["ref_max_score"])}
+    if least is not None and most is not None:
+        reference = {"table": f"minari {dataset}", "random": float(least), "expert": float(most)}
     recipe = {"algorithm": str(metadata.get("algorithm_name")), "minari_version": str(metadata["minari_version"])}
     return build_store(
         store_path(dataset),
