@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from dtbench.data.behaviours.waypoints import REACHED, Waypoints
+from dtbench.data.behaviours.waypoints import REACHED, Waypoints, then_anything
 from dtbench.data.sources import local
 from dtbench.environments import flatten, import_robotics, make_environment
 from dtbench.errors import ConfigError
@@ -115,18 +115,36 @@ def test_local_mazes_have_whole_episodes_and_a_size_of_their_own():
     store = local.build("pointmaze-dtma-u", steps=4_000)
     assert store.episode_lengths.tolist() == [300] * 13
     assert local.whole_size("pointmaze-dtma-u", 1_000_000) == 300_000
-    assert local.dataset_id("pointmaze-dtma-large", 10**6) == "local/pointmaze-dtma-large-r1-300000-s0"
+    assert local.dataset_id("pointmaze-dtma-large", 10**6) == "local/pointmaze-dtma-large-r2-300000-s0"
     assert local.whole_size("pointmaze-large", 1_000_000) == 1_000_000
     assert local.whole_size("hopper-medium", 1_234) == 1_234
-    # Before the goal the walker acts, after it anybody.
-    episode = store.episode(0)
-    distance = np.linalg.norm(episode.observations[:, :2] - episode.observations[:, -2:], axis=1)
-    arrived = int(np.argmax(distance <= REACHED))
-    assert 0 < arrived < 299
-    walker = Waypoints(DTMA_MAZES["u"], episode.observations[0, -2:])
-    walked = np.stack([walker.act(seen) for seen in episode.observations[:arrived].astype(np.float64)])
-    assert np.allclose(walked, episode.actions[:arrived], atol=1e-4)
-    assert np.abs(episode.actions[arrived:].mean(axis=0)).max() < 0.3
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_walkers_of_the_paper_take_other_points_each_time_and_then_act_at_random(seed):
+    """The published generator's rule, told from the actions: each is a PD step to a point that lies where it may."""
+    maze, env = DTMA_MAZES["medium"], make_environment("dtbench.mazes:dtbench/PointMazeDTMA-medium-v0")
+    observation, _ = env.reset(seed=seed)
+    act = then_anything(maze)(np.random.default_rng(seed))
+    place = maze.centre((6, 6)) + np.random.default_rng(seed).uniform(-0.25, 0.25, size=2)
+    cells = maze.path((1, 1), (6, 6))
+    arrived, told, random = False, [], []
+    for _ in range(300):
+        arrived = arrived or bool(np.linalg.norm(observation[:2] - place) <= 0.5)
+        action = act(observation)
+        point = observation[:2] + (action + observation[2:4]) / 10
+        if arrived:
+            random.append(action)
+        elif (np.abs(action) < 1).all():
+            told.append(point)
+        observation, *_ = env.step(action)
+    first, between = maze.centre(cells[1]), [maze.centre(cell) for cell in cells[2:-1]]
+    for point in told:
+        in_a_box = any((point >= middle - 0.2 - 1e-4).all() and (point <= middle + 1e-4).all() for middle in between)
+        assert in_a_box or np.allclose(point, first, atol=1e-4) or np.allclose(point, place, atol=1e-4)
+    assert len({tuple(np.round(point, 3)) for point in told}) >= len(cells) - 3
+    assert len(random) > 10
+    assert np.abs(np.mean(random, axis=0)).max() < 0.4
 
 
 def test_rewards_are_those_of_the_fixed_goal():

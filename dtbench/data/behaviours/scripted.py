@@ -20,7 +20,7 @@ class Scripted:
     """Who acts where: `begin` starts an episode with an intention of its own, drawn from the generator.
 
     `says` names the recipe in the dataset's metadata. Where `horizon` is given, all episodes have so many steps and a
-    dataset has whole episodes only, at most `most_episodes` of them.
+    dataset has whole episodes only, at most `most_episodes` of them. `version` changes whenever the data would.
     """
 
     env_id: str
@@ -28,6 +28,7 @@ class Scripted:
     says: str
     horizon: int | None = None
     most_episodes: int | None = None
+    version: int = 1
 
 
 def _noisy(action: NDArray[np.floating] | list[float], scale: float, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -124,6 +125,7 @@ SCRIPTED = {
             "waypoints, then random actions",
             DTMA_HORIZON,
             most_episodes=1_000,
+            version=2,
         )
         for name, maze in DTMA_MAZES.items()
     },

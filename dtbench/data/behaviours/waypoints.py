@@ -11,41 +11,55 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from dtbench.mazes import Cell, Maze
+from dtbench.mazes import Maze
 
 #: (obs_dim,) → (action_dim,) float32.
 Act = Callable[[NDArray[np.floating]], NDArray[np.float32]]
 
 GAIN_P, GAIN_D = 10.0, -1.0
-#: A waypoint is passed at this distance; a goal is reached where gymnasium-robotics says so.
-_PASSED, REACHED = 0.1, 0.45
+#: A waypoint is passed at this distance; a goal is reached where gymnasium-robotics says so, GPT2-DTMA's place earlier.
+_PASSED, REACHED, DTMA_REACHED = 0.1, 0.45, 0.5
+#: How far GPT2-DTMA's waypoints lie at most from the middles of cells, on either axis, and its goals likewise.
+DTMA_JITTER, DTMA_GOAL_JITTER = 0.2, 0.25
 #: Standard deviation of the noise on the actions of D4RL's maze2d data.
 _NOISE = 0.5
 
 
 class Waypoints:
-    """Steers to a place in a maze; observations begin with (x, y, velocity x, velocity y)."""
+    """Steers to a place in a maze; observations begin with (x, y, velocity x, velocity y).
 
-    def __init__(self, maze: Maze, goal: NDArray[np.floating]) -> None:
-        self.maze, self.goal = maze, np.asarray(goal, dtype=np.float64)
-        self.way: list[Cell] | None = None
+    With an `rng`, all waypoints but the first are drawn up to `DTMA_JITTER` to the left of and below a cell's middle.
+    """
+
+    def __init__(self, maze: Maze, goal: NDArray[np.floating], rng: np.random.Generator | None = None) -> None:
+        self.maze, self.goal, self.rng = maze, np.asarray(goal, dtype=np.float64), rng
+        self.way: list[NDArray[np.float64]] | None = None
 
     def act(self, observation: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the action before any noise, clipped to [−1, 1]."""
         position, velocity = observation[:2], observation[2:4]
         if self.way is None:
-            self.way = self.maze.path(self.maze.cell(position), self.maze.cell(self.goal))[1:]
-        while len(self.way) > 1 and np.linalg.norm(self.maze.centre(self.way[0]) - position) <= _PASSED:
+            self.way = self._way(position)
+        while len(self.way) > 1 and np.linalg.norm(self.way[0] - position) <= _PASSED:
             self.way.pop(0)
-        target = self.maze.centre(self.way[0]) if len(self.way) > 1 else self.goal
-        return np.clip(GAIN_P * (target - position) + GAIN_D * velocity, -1, 1)
+        return np.clip(GAIN_P * (self.way[0] - position) + GAIN_D * velocity, -1, 1)
 
-    def has_reached(self, observation: NDArray[np.floating]) -> bool:
-        return bool(np.linalg.norm(observation[:2] - self.goal) <= REACHED)
+    def has_reached(self, observation: NDArray[np.floating], within: float = REACHED) -> bool:
+        return bool(np.linalg.norm(observation[:2] - self.goal) <= within)
+
+    def _way(self, position: NDArray[np.floating]) -> list[NDArray[np.float64]]:
+        cells = self.maze.path(self.maze.cell(position), self.maze.cell(self.goal))[1:-1]
+        points = [self.maze.centre(cell) for cell in cells]
+        if self.rng is not None:
+            points[1:] = [point - self.rng.uniform(0, DTMA_JITTER, size=2) for point in points[1:]]
+        return [*points, self.goal]
 
 
 def then_anything(maze: Maze) -> Callable[[np.random.Generator], Act]:
-    """GPT2-DTMA's recipe: go to the episode's goal (the last two numbers seen), then act at random."""
+    """GPT2-DTMA's recipe: go to a place near the goal, by other points each time, then act at random.
+
+    The place is drawn around the middle of the goal's cell: it is not the goal itself (`cell2xy` of its maze_utils.py).
+    """
 
     def begin(rng: np.random.Generator) -> Act:
         walker: Waypoints | None = None
@@ -53,8 +67,10 @@ def then_anything(maze: Maze) -> Callable[[np.random.Generator], Act]:
 
         def act(observation: NDArray[np.floating]) -> NDArray[np.float32]:
             nonlocal walker, arrived
-            walker = walker or Waypoints(maze, observation[-2:])
-            arrived = arrived or walker.has_reached(observation)
+            if walker is None:
+                middle = maze.centre(maze.cell(observation[-2:]))
+                walker = Waypoints(maze, middle + rng.uniform(-DTMA_GOAL_JITTER, DTMA_GOAL_JITTER, size=2), rng)
+            arrived = arrived or walker.has_reached(observation, DTMA_REACHED)
             action = rng.uniform(-1, 1, size=2) if arrived else walker.act(observation)
             return action.astype(np.float32)
 

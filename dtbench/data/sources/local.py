@@ -36,6 +36,7 @@ from dtbench.errors import UnknownNameError
 from dtbench.resources import datasets_home
 
 HOST = None
+#: Of the shipped policies' datasets; scripted ones have their own.
 RECIPE_VERSION = 1
 LEVELS = ("medium", "medium-replay", "medium-expert")
 SHARD_STEPS = 10_000
@@ -61,7 +62,12 @@ def known_datasets() -> list[str]:
 def dataset_id(dataset: str, steps: int, seed: int = 0) -> str:
     """Return the id under which a build is recorded: name, recipe version, size and seed."""
     steps = whole_size(dataset, steps)
-    return f"local/{dataset}-r{RECIPE_VERSION}-{steps}-s{seed}"
+    return f"local/{dataset}-r{recipe_version(dataset)}-{steps}-s{seed}"
+
+
+def recipe_version(dataset: str) -> int:
+    """Return the version of a dataset's recipe, which changes whenever its content would."""
+    return SCRIPTED[dataset].version if dataset in SCRIPTED else RECIPE_VERSION
 
 
 def whole_size(dataset: str, steps: int) -> int:
@@ -131,7 +137,7 @@ def build(
         action_low=space.low,
         action_high=space.high,
         recipe={
-            "version": RECIPE_VERSION,
+            "version": recipe_version(dataset),
             "seed": seed,
             **details,
             "packages": {package: version(package) for package in ("gymnasium", "mujoco", "numpy")},
@@ -151,7 +157,7 @@ def plan_shards(dataset: str, steps: int, seed: int) -> list[Shard]:
         count = -(-share // SHARD_STEPS)
         pieces = [unit * part for part in _equal_parts(share // unit, count)] if share else []
         for piece in pieces:
-            entropy = (RECIPE_VERSION, zlib.crc32(dataset.encode()), seed, len(shards))
+            entropy = (recipe_version(dataset), zlib.crc32(dataset.encode()), seed, len(shards))
             shards.append(Shard(name, snapshot, piece, entropy))
     return shards
 
