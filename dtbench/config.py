@@ -166,11 +166,16 @@ def compose(
         layers.append((str(file), read_mapping(file)))
     layers.extend((f"--set {override}", _override(override)) for override in overrides)
     for where, layer in layers:
-        config = _merge(config, layer, where)
+        config = _merge(config, layer, where) if layer else config
     resolved = OmegaConf.to_object(config)
     assert isinstance(resolved, RunConfig)
     _check(resolved)
     return resolved
+
+
+def task_layers(task: Task, model_name: str) -> str:
+    """Return what of a task a model's configuration depends on: where it is equal, so are the configurations."""
+    return json.dumps([task.config, task.models.get(model_name)], sort_keys=True)
 
 
 def _override(text: str) -> dict[str, Any]:

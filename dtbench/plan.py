@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dtbench.config import RunConfig, compose, load_preset
+from dtbench.config import RunConfig, compose, load_preset, task_layers
 from dtbench.console import err
 from dtbench.errors import ConfigError, SourceError
 from dtbench.registry import ModelEntry, model_entry
@@ -93,13 +94,25 @@ def plan_runs(
         err.print(f"Left out, for want of data: {names}. {why_not(without[0], source)}", markup=False)
     plans = []
     for entry in entries:
-        typed = entry.load().Config
+        composed: dict[str, tuple[RunConfig, bool]] = {}  # most tasks of a suite are configured alike
         for task in selected:
             if task.id not in sources:
                 continue
             chosen = sources[task.id]
-            config = compose(entry.name, typed, entry.defaults, layer, suite, task, file, overrides)
-            plain = compose(entry.name, typed, entry.defaults, layer, suite, task)
-            same = config.hash() == plain.hash()
+            layers = task_layers(task, entry.name)
+            if layers not in composed:
+                composed[layers] = _configure(entry, layer, suite, task, file, overrides)
+            config, same = composed[layers]
             plans += [RunPlan(entry, suite, task, chosen, preset, config, same, seed, Path(output)) for seed in seeds]
     return plans
+
+
+def _configure(
+    entry: ModelEntry, preset: dict[str, Any], suite: Suite, task: Task, file: Path | None, overrides: Sequence[str]
+) -> tuple[RunConfig, bool]:
+    """Return a run's configuration, and whether the user's file and overrides left it as the preset has it."""
+    typed = entry.load().Config
+    config = compose(entry.name, typed, entry.defaults, preset, suite, task, file, overrides)
+    if file is None and not overrides:
+        return config, True
+    return config, config.hash() == compose(entry.name, typed, entry.defaults, preset, suite, task).hash()

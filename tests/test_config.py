@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dtbench.config import RunConfig, compose, from_dict, load_preset, preset_names
+from dtbench.config import RunConfig, compose, from_dict, load_preset, preset_names, task_layers
 from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.registry import MODELS, model_entry
 from dtbench.suites import load_suite, suite_names
@@ -22,7 +22,7 @@ def build(*overrides: str, model: str = "gpt2_dtma", preset: str = "quick", file
 def test_every_shipped_configuration_loads(model, preset, suite):
     entry, loaded = model_entry(model), load_suite(suite)
     typed = entry.load().Config
-    for task in loaded.tasks:
+    for task in {task_layers(task, model): task for task in loaded.tasks}.values():
         config = compose(model, typed, entry.defaults, load_preset(preset), loaded, task)
         assert from_dict(config.to_dict(), typed).hash() == config.hash()
 
@@ -46,6 +46,21 @@ def test_gpt2_dtma_defaults_are_the_papers():
     assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-4, 1e-5)
     assert config.optimizer.warmup_steps == 2500
     assert config.evaluation.episodes == 20
+
+
+def test_the_papers_own_optimiser_for_its_mazes():
+    """experiment-pointmaze/examples/pointmaze/run_dt_maze.py and dt_policy_trainer.py."""
+    entry, suite = model_entry("gpt2_dtma"), load_suite("d4rl-long")
+    file, paper = entry.defaults.with_name("pointmaze.yaml"), load_preset("paper")
+    task = suite.task("pointmaze-dtma-large")
+    config = compose("gpt2_dtma", entry.load().Config, entry.defaults, paper, suite, task, file)
+    windows, batch, epochs, every = 1000 * 300, 256, 40, 20
+    iterations = -(-windows * 4 // 5 // batch)
+    gate_steps = -(-iterations // every)
+    assert config.training.steps == epochs * (iterations + gate_steps)
+    assert (config.training.batch_size, config.model.gate_every) == (batch, every + 1)
+    assert (config.optimizer.learning_rate, config.optimizer.warmup_steps) == (6e-3, 10_000)
+    assert (config.model.gate_data, config.model.head, config.model.tanh) == ("held_out", "linear", False)
 
 
 def test_later_layers_win(tmp_path):
