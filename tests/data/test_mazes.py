@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from dtbench.data.behaviours.waypoints import REACHED, Waypoints, then_anything
+from dtbench.data.behaviours.waypoints import Waypoints, goal_after_goal, then_anything
 from dtbench.data.sources import local
 from dtbench.environments import flatten, import_robotics, make_environment
 from dtbench.errors import ConfigError
@@ -17,6 +17,8 @@ from dtbench.mazes import D4RL_MAZES, DTMA_MAZES, MAZES
 from dtbench.resources import resource
 from dtbench.suites import load_suite
 
+#: Where gymnasium-robotics says that the goal is reached.
+REACHED = 0.45
 NAMES = [f"dtbench.mazes:dtbench/PointMaze-{n}{r}-v0" for n in D4RL_MAZES for r in ("", "-dense")]
 NAMES += [f"dtbench.mazes:dtbench/PointMazeDTMA-{n}-v0" for n in DTMA_MAZES]
 
@@ -105,7 +107,7 @@ def test_the_walker_arrives(name):
     observation, _ = env.reset(seed=0)
     walker = Waypoints(DTMA_MAZES[name], observation[-2:])
     for _ in range(300):
-        if walker.has_reached(observation):
+        if walker.has_reached(observation, REACHED):
             break
         observation, *_ = env.step(walker.act(observation).astype(np.float32))
     assert np.linalg.norm(observation[:2] - observation[-2:]) <= REACHED
@@ -145,6 +147,23 @@ def test_walkers_of_the_paper_take_other_points_each_time_and_then_act_at_random
     assert len({tuple(np.round(point, 3)) for point in told}) >= len(cells) - 3
     assert len(random) > 10
     assert np.abs(np.mean(random, axis=0)).max() < 0.4
+
+
+def test_walkers_of_d4rl_go_to_the_middle_of_cell_after_cell(monkeypatch):
+    monkeypatch.setattr("dtbench.data.behaviours.waypoints._NOISE", 0.0)
+    maze, env = D4RL_MAZES["medium"][0], make_environment("dtbench.mazes:dtbench/PointMaze-medium-v0")
+    observation, _ = env.reset(seed=0)
+    act, middles = goal_after_goal(maze)(np.random.default_rng(0)), [maze.centre(cell) for cell in maze.free_cells]
+    visited = set()
+    for _ in range(600):
+        action = act(observation)
+        visited.add(maze.cell(observation[:2]))
+        if (np.abs(action) < 1).all():
+            point = observation[:2] + (action + observation[2:4]) / 10
+            assert any((np.abs(point - middle) <= 0.2 + 1e-4).all() for middle in middles)
+        observation, *_ = env.step(action)
+    assert len(visited) > 8
+    assert visited <= set(maze.free_cells)
 
 
 def test_rewards_are_those_of_the_fixed_goal():

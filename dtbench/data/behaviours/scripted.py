@@ -114,6 +114,7 @@ SCRIPTED = {
             goal_after_goal(maze),
             "waypoints, goal after goal",
             horizon,
+            version=2,
         )
         for name, (maze, horizon) in D4RL_MAZES.items()
         for reward in ("", "-dense")

@@ -11,16 +11,18 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from dtbench.mazes import Maze
+from dtbench.mazes import Cell, Maze
 
 #: (obs_dim,) → (action_dim,) float32.
 Act = Callable[[NDArray[np.floating]], NDArray[np.float32]]
 
 GAIN_P, GAIN_D = 10.0, -1.0
-#: A waypoint is passed at this distance; a goal is reached where gymnasium-robotics says so, GPT2-DTMA's place earlier.
-_PASSED, REACHED, DTMA_REACHED = 0.1, 0.45, 0.5
-#: How far GPT2-DTMA's waypoints lie at most from the middles of cells, on either axis, and its goals likewise.
-DTMA_JITTER, DTMA_GOAL_JITTER = 0.2, 0.25
+#: A waypoint is passed at this distance, and D4RL's walker has reached a place there.
+PASSED = 0.1
+#: GPT2-DTMA's walker has reached its place at this distance.
+DTMA_REACHED = 0.5
+#: How far waypoints lie at most from the middles of cells, on either axis, and the places gone to.
+JITTER, D4RL_PLACE_JITTER, DTMA_PLACE_JITTER = 0.2, 0.1, 0.25
 #: Standard deviation of the noise on the actions of D4RL's maze2d data.
 _NOISE = 0.5
 
@@ -28,7 +30,8 @@ _NOISE = 0.5
 class Waypoints:
     """Steers to a place in a maze; observations begin with (x, y, velocity x, velocity y).
 
-    With an `rng`, all waypoints but the first are drawn up to `DTMA_JITTER` to the left of and below a cell's middle.
+    With an `rng`, all waypoints but the first are drawn up to `JITTER` to the left of and below a cell's middle, as in
+    the public generators.
     """
 
     def __init__(self, maze: Maze, goal: NDArray[np.floating], rng: np.random.Generator | None = None) -> None:
@@ -40,18 +43,18 @@ class Waypoints:
         position, velocity = observation[:2], observation[2:4]
         if self.way is None:
             self.way = self._way(position)
-        while len(self.way) > 1 and np.linalg.norm(self.way[0] - position) <= _PASSED:
+        while len(self.way) > 1 and np.linalg.norm(self.way[0] - position) <= PASSED:
             self.way.pop(0)
         return np.clip(GAIN_P * (self.way[0] - position) + GAIN_D * velocity, -1, 1)
 
-    def has_reached(self, observation: NDArray[np.floating], within: float = REACHED) -> bool:
+    def has_reached(self, observation: NDArray[np.floating], within: float) -> bool:
         return bool(np.linalg.norm(observation[:2] - self.goal) <= within)
 
     def _way(self, position: NDArray[np.floating]) -> list[NDArray[np.float64]]:
         cells = self.maze.path(self.maze.cell(position), self.maze.cell(self.goal))[1:-1]
         points = [self.maze.centre(cell) for cell in cells]
         if self.rng is not None:
-            points[1:] = [point - self.rng.uniform(0, DTMA_JITTER, size=2) for point in points[1:]]
+            points[1:] = [point - self.rng.uniform(0, JITTER, size=2) for point in points[1:]]
         return [*points, self.goal]
 
 
@@ -68,8 +71,7 @@ def then_anything(maze: Maze) -> Callable[[np.random.Generator], Act]:
         def act(observation: NDArray[np.floating]) -> NDArray[np.float32]:
             nonlocal walker, arrived
             if walker is None:
-                middle = maze.centre(maze.cell(observation[-2:]))
-                walker = Waypoints(maze, middle + rng.uniform(-DTMA_GOAL_JITTER, DTMA_GOAL_JITTER, size=2), rng)
+                walker = Waypoints(maze, _place(maze, maze.cell(observation[-2:]), DTMA_PLACE_JITTER, rng), rng)
             arrived = arrived or walker.has_reached(observation, DTMA_REACHED)
             action = rng.uniform(-1, 1, size=2) if arrived else walker.act(observation)
             return action.astype(np.float32)
@@ -80,7 +82,8 @@ def then_anything(maze: Maze) -> Callable[[np.random.Generator], Act]:
 
 
 def goal_after_goal(maze: Maze) -> Callable[[np.random.Generator], Act]:
-    """D4RL's recipe for maze2d: walk to a free cell drawn at random, then to the next one, with noise on the actions.
+    """D4RL's recipe for maze2d: walk to a free cell drawn at random, then to the next one, with noise on the actions
+    (d4rl/pointmaze/waypoint_controller.py; the noise is that of Minari's sets).
 
     The environment goes on paying for its own goal, whatever place the walker has in mind; D4RL relabels its rewards to
     the same end. An episode here has the task's horizon, where D4RL's file is cut at each place reached.
@@ -92,11 +95,16 @@ def goal_after_goal(maze: Maze) -> Callable[[np.random.Generator], Act]:
 
         def act(observation: NDArray[np.floating]) -> NDArray[np.float32]:
             nonlocal walker
-            if walker is None or walker.has_reached(observation):
-                walker = Waypoints(maze, maze.centre(cells[rng.integers(len(cells))]) + rng.uniform(-0.1, 0.1, size=2))
+            if walker is None or walker.has_reached(observation, PASSED):
+                cell = cells[rng.integers(len(cells))]
+                walker = Waypoints(maze, _place(maze, cell, D4RL_PLACE_JITTER, rng), rng)
             action = walker.act(observation) + _NOISE * rng.standard_normal(2)
             return np.clip(action, -1, 1).astype(np.float32)
 
         return act
 
     return begin
+
+
+def _place(maze: Maze, cell: Cell, jitter: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    return maze.centre(cell) + rng.uniform(-jitter, jitter, size=2)
