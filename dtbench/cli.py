@@ -39,6 +39,9 @@ Models = Annotated[
     list[str], typer.Option("--model", "-m", help="Model by name, or package.module:Class; repeat or use commas.")
 ]
 Overrides = Annotated[list[str], typer.Option("--set", help="section.key=value, e.g. training.steps=1000; repeatable.")]
+OnlyTasks = Annotated[list[str], typer.Option("--task", "-t", help="Only these tasks, aggregated over them.")]
+OnlyPreset = Annotated[str | None, typer.Option("--preset", help="Only this preset's results.")]
+OnlySuite = Annotated[str | None, typer.Option("--suite", help="Only this suite's results.")]
 
 
 def main() -> None:
@@ -225,9 +228,9 @@ def record(
 def leaderboard(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results.")],
     out: Annotated[Path | None, typer.Option(help="Markdown file to write; figures go beside it.")] = None,
-    task: Annotated[list[str], typer.Option("--task", "-t", help="Only these tasks, aggregated over them.")] = [],  # noqa: B006
-    preset: Annotated[str | None, typer.Option(help="Only this preset's results.")] = None,
-    suite: Annotated[str | None, typer.Option(help="Only this suite's results.")] = None,
+    task: OnlyTasks = [],  # noqa: B006
+    preset: OnlyPreset = None,
+    suite: OnlySuite = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only say whether --out is up to date (exit 1 if not).")
     ] = False,
@@ -254,12 +257,15 @@ def compare(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results.")],
     a: Annotated[str, typer.Argument(metavar="MODEL_A")],
     b: Annotated[str, typer.Argument(metavar="MODEL_B")],
+    task: OnlyTasks = [],  # noqa: B006
+    preset: OnlyPreset = None,
+    suite: OnlySuite = None,
     json_: Json = False,
 ) -> None:
     """Compare two models: difference per task, and the probability that A improves on B, with 95 % intervals."""
     from dtbench import leaderboard as board
 
-    comparison = board.compare(folder, a, b)
+    comparison = board.compare(folder, a, b, board.Selection(suite, split(task), preset))
     if json_:
         echo_json(comparison)
     else:

@@ -304,15 +304,15 @@ def _console_section(section: Section) -> Table | Text:
     return table
 
 
-def compare(root: str | Path, a: str, b: str) -> list[dict[str, Any]]:
+def compare(root: str | Path, a: str, b: str, selection: Selection = EVERYTHING) -> list[dict[str, Any]]:
     """Compare two models in every section that has both: difference per common task, probability of improvement.
 
     Raises:
-        UnknownNameError: a model without results.
+        UnknownNameError: a model, suite, task or preset without results.
         ResultError: no section has both.
     """
     results, _ = scan(Path(root))
-    found = sections(results)
+    found = sections(results, selection)
     known = {model for section in found for model in section.models}
     for model in (a, b):
         if model not in known:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 import scipy.stats
 from rich.console import Console
+from typer.testing import CliRunner
 
-from dtbench import leaderboard, stats
+from dtbench import cli, leaderboard, stats
 from dtbench.errors import ResultError, UnknownNameError
 from dtbench.sections import Selection
 from tests import samples
@@ -230,6 +232,11 @@ def test_compare_reports_differences_and_probability(tmp_path):
     assert comparison["probability_of_improvement"]["value"] == 1.0
     with pytest.raises(UnknownNameError, match="did you mean 'dt'"):
         leaderboard.compare(tmp_path, "gpt2_dtma", "dtt")
+    words = ["compare", str(tmp_path), "gpt2_dtma", "dt", "--task", "hopper-medium,walker2d-medium", "--json"]
+    (chosen,) = json.loads(CliRunner().invoke(cli.app, words).stdout)
+    assert [row["task"] for row in chosen["tasks"]] == ["hopper-medium", "walker2d-medium"]
+    wrong = CliRunner().invoke(cli.app, [*words, "--preset", "learnt"])
+    assert "Unknown preset in these results 'learnt'" in str(wrong.exception)
 
 
 def shown(results: list[dict]) -> str:
