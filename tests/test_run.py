@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -186,13 +187,19 @@ def losses(folder: Path) -> dict[int, float]:
     return found
 
 
+def start(words: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    """Start a command that hears Ctrl-C, even where the tests themselves run in the background of a shell."""
+    hear = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hear)
+
+
 def test_interrupted_by_ctrl_c_the_same_line_ends_where_an_uninterrupted_run_does(tmp_path, home):
     command = (*RUN, "--model", "dt", *LONG, "--output")
     whole = process(*command, tmp_path / "whole", home=home)
     assert whole.returncode == 0, whole.stderr
     environment = {**os.environ, "DTBENCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "dtbench.cli", *command, str(tmp_path / "parts")]
-    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as child:
+    with start(words, environment) as child:
         deadline = time.monotonic() + 120
         while not list((tmp_path / "parts").rglob("latest.ckpt")):
             assert time.monotonic() < deadline, "no checkpoint appeared"
@@ -217,7 +224,7 @@ def test_ctrl_c_stops_all_workers_and_each_records_itself(tmp_path, home):
     environment = {**os.environ, "DTBENCH_HOME": str(home)}
     command = (*RUN, "--model", "dt", *LONG, "--seeds", "0,1", "--jobs", "2", "--output", str(tmp_path))
     words = [sys.executable, "-m", "dtbench.cli", *command]
-    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as child:
+    with start(words, environment) as child:
         deadline = time.monotonic() + 120
         while len(list(tmp_path.rglob("latest.ckpt"))) < 2:
             assert time.monotonic() < deadline, "no checkpoints appeared"
