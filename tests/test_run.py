@@ -8,13 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from dtbench import cli, plan, runner
+from dtbench import cli, plan, runner, training
 from dtbench.errors import ConfigError, SourceError
 from dtbench.results import read_result
 from dtbench.suites import load_suite
@@ -218,6 +219,21 @@ def test_interrupted_by_ctrl_c_the_same_line_ends_where_an_uninterrupted_run_doe
     curve = losses(tmp_path / "parts")
     assert len(curve) > 300  # what the killed process had not flushed may be missing, the rest is there
     assert curve.items() <= losses(tmp_path / "whole").items()
+
+
+def test_a_record_that_ctrl_c_cut_short_does_not_hold_up_the_end(tmp_path):
+    """An item in the queue of TensorBoard's thread without the call that wakes it, as the interrupt leaves it."""
+    logger = training._loggers(tmp_path)[0]
+    logger.log_metrics({"loss": 1.0}, step=0)
+    time.sleep(0.5)  # the thread has written it and sleeps until its next flush
+    queue = logger.experiment.file_writer.event_writer._async_writer._byte_queue
+    with queue.mutex:
+        queue._put(b"record")
+        queue.unfinished_tasks += 1
+    end = threading.Thread(target=logger.experiment.flush, daemon=True)
+    end.start()
+    end.join(timeout=40)
+    assert not end.is_alive()
 
 
 def test_ctrl_c_stops_all_workers_and_each_records_itself(tmp_path, home):
