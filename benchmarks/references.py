@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from dtbench.data.behaviours.waypoints import Waypoints
-from dtbench.environments import make_environment
-from dtbench.mazes import DTMA_MAZES
+from dtbench.environments.make import make_environment
+from dtbench.environments.pointmaze import DTMA_MAZES
 
 
 def episode_return(name: str, seed: int, expert: bool) -> float:
     """Return the undiscounted return of one episode."""
-    env = make_environment(f"dtbench.mazes:dtbench/PointMazeDTMA-{name}-v0")
+    env = make_environment(f"dtbench/PointMazeDTMA-{name}-v0")
     rng = np.random.default_rng(seed)
     observation, _ = env.reset(seed=seed)
     walker = Waypoints(DTMA_MAZES[name], observation[-2:])

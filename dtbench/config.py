@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationE
 
 from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.resources import resource
-from dtbench.suites import Suite, Task, read_mapping
+from dtbench.suites.suites import Suite, Task, read_mapping
 
 
 @dataclass

@@ -7,7 +7,7 @@ import pytest
 from dtbench.config import RunConfig, compose, from_dict, load_preset, preset_names, task_layers
 from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.registry import MODELS, model_entry
-from dtbench.suites import load_suite, suite_names
+from dtbench.suites.suites import load_suite, suite_names
 
 
 def build(*overrides: str, model: str = "gpt2_dtma", preset: str = "quick", file=None) -> RunConfig:

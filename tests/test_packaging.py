@@ -19,9 +19,9 @@ SHIPPED = {file.relative_to(ROOT).as_posix() for folder in FOLDERS for file in (
 ASK = """
 from dtbench.config import load_preset, preset_names
 from dtbench.data.behaviours.policy import load_actor, manifest
-from dtbench.models.pretrained import load_backbone
+from dtbench.models.backbone.load import load_backbone
 from dtbench.registry import MODELS
-from dtbench.suites import load_suite, suite_names
+from dtbench.suites.suites import load_suite, suite_names
 import dtbench
 print(dtbench.__file__)
 assert [load_suite(name) for name in suite_names()] and [load_preset(name) for name in preset_names()]

@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from dtbench.config import compose, load_preset
-from dtbench.data.store import Episode, TrajectoryStore, build_store
+from dtbench.data.episodes import Episode
+from dtbench.data.store import TrajectoryStore, build_store
 from dtbench.data.windows import WindowOptions, Windows
 from dtbench.evaluation.rollout import Protocol, evaluate
 from dtbench.registry import model_entry
-from dtbench.suites import load_suite
+from dtbench.suites.suites import load_suite
 
 STEPS, LENGTH, OBSERVATION_DIM, ACTION_DIM = 1_000_000, 1000, 11, 3
 EVALUATION_STEPS = 50
@@ -168,7 +169,7 @@ def test_evaluation(benchmark, windows, episodes):
 def test_help(benchmark):
     benchmark.pedantic(
         subprocess.run,
-        args=([sys.executable, "-m", "dtbench.cli", "--help"],),
+        args=([sys.executable, "-m", "dtbench", "--help"],),
         kwargs={"check": True, "capture_output": True},
         rounds=5,
         warmup_rounds=1,

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from dtbench.errors import ConfigError
 from dtbench.evaluation.rollout import Protocol, evaluate
 from dtbench.models.base import OfflineModule, Window
-from dtbench.models.mixers import Attention
-from dtbench.models.tokens import TOKENS_PER_STEP
-from dtbench.models.trunk import Trunk
+from dtbench.models.parts.mixers import Attention
+from dtbench.models.parts.tokens import TOKENS_PER_STEP
+from dtbench.models.parts.trunk import Trunk
 
 TOKEN_KINDS = ("return", "state", "action")
 _PER_BATCH = 256

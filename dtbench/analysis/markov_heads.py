@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from dtbench.errors import ConfigError
-from dtbench.models.mixers import Attention
-from dtbench.models.pretrained import find_files, gpt2_trunk_config, read_tensors
-from dtbench.models.trunk import Trunk
+from dtbench.models.backbone.load import find_files, gpt2_trunk_config, read_tensors
+from dtbench.models.parts.mixers import Attention
+from dtbench.models.parts.trunk import Trunk
 
 #: The five heads of GPT-2's layer 0 that the paper's code singles out have at least 0.978 and 3.7; the best other head
 #: of that layer with a positive diagonal has 0.559 and 1.3.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dtbench.data.store import Block, Episode
+from dtbench.data.episodes import Block, Episode
 from dtbench.errors import DataError
 
 #: Actions are stored as float32; a bound that was float64 may be passed by its rounding.

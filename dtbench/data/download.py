@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from dtbench.data.sources import Progress
+from dtbench.console import Progress
 from dtbench.errors import SourceError
 
 TRIES = 3

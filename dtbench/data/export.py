@@ -10,8 +10,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from dtbench.data.store import Episode, TrajectoryStore
-from dtbench.environments import make_environment
+from dtbench.data.episodes import Episode
+from dtbench.data.store import TrajectoryStore
+from dtbench.environments.make import make_environment
 from dtbench.errors import ConfigError, DataError
 
 FORMATS = ("minari", "d4rl")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtbench.data.store import TrajectoryStore
-from dtbench.scores import ReferenceScores
+from dtbench.suites.scores import ReferenceScores
 
 _QUANTILES = {"min": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "max": 1.0}
 

@@ -24,7 +24,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +33,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from dtbench import __version__
+from dtbench._version import __version__
+from dtbench.data.episodes import Block, Episode
 from dtbench.errors import DataError
 
 FORMAT_VERSION = 1
@@ -48,46 +48,6 @@ FIELDS = (
     "episode_offsets",
 )
 _CHUNK_BYTES = 1 << 24
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One episode of T steps: observations (T + 1, obs_dim), the last one after the last step; the others (T, …)."""
-
-    observations: NDArray[Any]
-    actions: NDArray[Any]
-    rewards: NDArray[Any]
-    terminations: NDArray[Any]
-    truncations: NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Block:
-    """Whole episodes end to end, as a store holds them: E of them, of `lengths` (E,) steps, N in all.
-
-    observations (N, obs_dim) before each step and final_observations (E, obs_dim) after the last; the others (N, …).
-    """
-
-    observations: NDArray[Any]
-    final_observations: NDArray[Any]
-    actions: NDArray[Any]
-    rewards: NDArray[Any]
-    terminations: NDArray[Any]
-    truncations: NDArray[Any]
-    lengths: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, episode: Episode) -> Block:
-        """Return a block of one episode."""
-        return cls(
-            np.asarray(episode.observations)[:-1],
-            np.asarray(episode.observations)[-1:],
-            np.asarray(episode.actions),
-            np.asarray(episode.rewards),
-            np.asarray(episode.terminations),
-            np.asarray(episode.truncations),
-            np.array([len(episode.rewards)]),
-        )
 
 
 class TrajectoryStore:

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from dtbench.evaluation.rollout import Protocol, evaluate
 from dtbench.models.base import OfflineModule
-from dtbench.scores import ReferenceScores
+from dtbench.suites.scores import ReferenceScores
 
 
 class EvaluationCallback(Callback):

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dtbench.environments import make_environment
+from dtbench.determinism import one_thread
+from dtbench.environments.make import make_environment
 from dtbench.errors import DataError, DtbenchError
-from dtbench.threads import one_thread
 
 #: Rows per forward pass. A matrix product may round differently when the number of rows changes, and a MuJoCo episode
 #: magnifies the last bit; with blocks of one size, filled up with idle rows, and one CPU thread, a row's result depends

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError
 
 from dtbench.config import OptimizerConfig, TrainingConfig
-from dtbench.models.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TrajectoryEmbedding
+from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TrajectoryEmbedding
 
 Window = dict[str, Tensor]
 _RECENT = 100

@@ -10,9 +10,10 @@ from torch import nn
 
 from dtbench.errors import ConfigError
 from dtbench.models.base import SequenceConfig, SequencePolicy
-from dtbench.models.mixers import Attention, CausalConvolution
-from dtbench.models.tokens import ActionHead, TrajectoryEmbedding
-from dtbench.models.trunk import Trunk, TrunkConfig
+from dtbench.models.parts.heads import ActionHead
+from dtbench.models.parts.mixers import Attention, CausalConvolution
+from dtbench.models.parts.tokens import TrajectoryEmbedding
+from dtbench.models.parts.trunk import Trunk, TrunkConfig
 
 
 @dataclass

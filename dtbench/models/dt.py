@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dtbench.models.base import SequenceConfig, SequencePolicy
-from dtbench.models.mixers import Attention
-from dtbench.models.tokens import ActionHead, TrajectoryEmbedding
-from dtbench.models.trunk import Trunk, TrunkConfig
+from dtbench.models.parts.heads import ActionHead
+from dtbench.models.parts.mixers import Attention
+from dtbench.models.parts.tokens import TrajectoryEmbedding
+from dtbench.models.parts.trunk import Trunk, TrunkConfig
 
 
 class DecisionTransformer(SequencePolicy):

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from dtbench.errors import ConfigError
+from dtbench.models.backbone.load import Backbone, load_backbone
+from dtbench.models.backbone.text import WIKITEXT, open_text
 from dtbench.models.base import SequenceConfig, SequencePolicy, Window
-from dtbench.models.language import WIKITEXT, LanguageLoss, open_text
-from dtbench.models.mixers import Attention
-from dtbench.models.pretrained import Backbone, load_backbone
-from dtbench.models.tokens import EMBEDDINGS, ActionHead, TrajectoryEmbedding
-from dtbench.models.trunk import Trunk, TrunkConfig
+from dtbench.models.parts.heads import ActionHead
+from dtbench.models.parts.language_loss import LanguageLoss
+from dtbench.models.parts.mixers import Attention
+from dtbench.models.parts.tokens import EMBEDDINGS, TrajectoryEmbedding
+from dtbench.models.parts.trunk import Trunk, TrunkConfig
 
 
 @dataclass

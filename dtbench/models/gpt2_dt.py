@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dtbench.errors import ConfigError
 from dtbench.models.base import Window
 from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy, one_of
+from dtbench.models.parts.heads import SharedHead
 
 _ROUNDS = 20
 
@@ -74,20 +75,6 @@ class Gpt2Dt(Gpt2Policy):
         embedded = self.embedding.norm(self.embedding.content(batch))[batch["padding_mask"]]
         aligned = ALIGNMENTS[self.options.alignment](embedded, self.centres)
         return loss + weight * aligned, {**metrics, "alignment_loss": aligned.detach()}
-
-
-class SharedHead(nn.Module):
-    """a = tanh(Wᵀx) with the weight W of the embedding of actions (`--share_input_output_proj`)."""
-
-    def __init__(self, embed_action: nn.Linear, tanh: bool) -> None:
-        super().__init__()
-        self._embed_action = [embed_action]  # in a list: the weight belongs to the embedding alone
-        self.tanh = tanh
-
-    def forward(self, state_tokens: Tensor) -> Tensor:
-        """(…, width) → (…, action_dim)."""
-        actions = state_tokens @ self._embed_action[0].weight
-        return torch.tanh(actions) if self.tanh else actions
 
 
 def extend_positions(positions: Tensor, count: int) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from dtbench.errors import ConfigError
 from dtbench.models.base import Window
 from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy, one_of
-from dtbench.models.mixers import Attention, HeadGatedAttention
-from dtbench.models.trunk import Trunk, TrunkConfig
+from dtbench.models.parts.mixers import Attention, HeadGatedAttention
+from dtbench.models.parts.trunk import Trunk, TrunkConfig
 
 
 @dataclass

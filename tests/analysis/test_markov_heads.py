@@ -9,10 +9,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from dtbench import cli
 from dtbench.analysis.markov_heads import LayerWeights, analyze_layers, figures, head_matrices, module_layers
+from dtbench.cli import app as cli
 from dtbench.errors import ConfigError
-from tests.contract import build_model, model_config
+from tests.models.contract import build_model, model_config
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "gpt2" / "gpt2-small-attention.fp16.safetensors"
 #: shared/facts/markov_heads.md: (positive, ratio) of layer 0's heads 0 … 11.
@@ -106,7 +106,7 @@ def test_what_is_not_there_or_no_gpt2_is_one_sentence(tmp_path):
 
 
 def test_heat_map_is_written(tmp_path):
-    from dtbench.analysis.plots import markov_heat_map
+    from dtbench.analysis.heat_maps import markov_heat_map
 
     layers, heads = module_layers(build_model("gpt2_dtma"))
     markov_heat_map(analyze_layers(layers, heads), "tiny", tmp_path / "heads.png")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dtbench.data.store import Episode, TrajectoryStore, build_store
+from dtbench.data.episodes import Episode
+from dtbench.data.store import TrajectoryStore, build_store
 
 OBSERVATION_DIM, ACTION_DIM = 3, 2
 

@@ -10,7 +10,7 @@ import torch
 
 from dtbench.evaluation import callback as callbacks
 from dtbench.evaluation.rollout import Episodes
-from dtbench.scores import ReferenceScores
+from dtbench.suites.scores import ReferenceScores
 from tests.evaluation.test_rollout import HOPPER, policy
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from dtbench.environments import make_environment
+from dtbench.environments.make import make_environment
 from dtbench.errors import ConfigError, DataError, DtbenchError
 from dtbench.evaluation.rollout import BLOCK, Protocol, episode_seeds, evaluate
 from dtbench.models.dt import DecisionTransformer
-from tests.contract import model_config
+from tests.models.contract import model_config
 
 RNG = np.random.default_rng(0)
 HOPPER = Protocol(

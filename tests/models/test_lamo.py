@@ -6,14 +6,14 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dtbench.data.text import train_tokenizer
 from dtbench.errors import ConfigError, SourceError
+from dtbench.models.backbone.load import load_backbone
+from dtbench.models.backbone.text import train_tokenizer, wikitext_103
 from dtbench.models.lamo import Lamo, LamoConfig, add_lora
-from dtbench.models.language import LanguageLoss, wikitext_103
-from dtbench.models.mixers import Attention
-from dtbench.models.pretrained import load_backbone
-from dtbench.models.trunk import Trunk, TrunkConfig
-from tests.contract import DIMS, fit_steps, model_config, windows
+from dtbench.models.parts.language_loss import LanguageLoss
+from dtbench.models.parts.mixers import Attention
+from dtbench.models.parts.trunk import Trunk, TrunkConfig
+from tests.models.contract import DIMS, fit_steps, model_config, windows
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 200
 
@@ -165,7 +165,7 @@ def test_wikitext_is_written_from_the_hubs_files(gpt2, monkeypatch, tmp_path):
         name = f"wikitext-103-raw-v1/train-0000{part}-of-00002.parquet"
         files[name] = tmp_path / f"{part}.parquet"
         pyarrow.parquet.write_table(pyarrow.table({"text": lines}), files[name])
-    monkeypatch.setattr("dtbench.models.pretrained.from_hub", lambda repo, name, **rest: files[name])
+    monkeypatch.setattr("dtbench.models.backbone.load.from_hub", lambda repo, name, **rest: files[name])
     monkeypatch.setenv("DTBENCH_HOME", str(tmp_path))
     path = wikitext_103()
     assert path.read_text() == " = Title = \n" + " The quick brown fox .\n" * 50

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtbench.data.behaviours.waypoints import Act, goal_after_goal, then_anything
-from dtbench.mazes import D4RL_MAZES, DTMA_HORIZON, DTMA_MAZES
-from dtbench.reacher import HORIZON as REACHER_HORIZON
-from dtbench.reacher import LINKS, MOUNTED
-from dtbench.toys import BanditChain, PointToGoal
+from dtbench.environments.pointmaze import D4RL_MAZES, DTMA_HORIZON, DTMA_MAZES
+from dtbench.environments.reacher2d import HORIZON as REACHER_HORIZON
+from dtbench.environments.reacher2d import LINKS, MOUNTED
+from dtbench.environments.toys import BanditChain, PointToGoal
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,14 @@ _STRENGTH, _NOISE = (0.0, 3.0), (0.0, 1.0)
 
 SCRIPTED = {
     "reacher2d-medium": Scripted(
-        "dtbench.reacher:dtbench/Reacher2d-v0", reach_hesitantly, "reach_hesitantly", REACHER_HORIZON, most_episodes=50
+        "dtbench/Reacher2d-v0", reach_hesitantly, "reach_hesitantly", REACHER_HORIZON, most_episodes=50
     ),
-    "bandit-chain": Scripted("dtbench.toys:dtbench/BanditChain-v0", pull_any_arm, "pull_any_arm"),
-    "key-to-door": Scripted("dtbench.toys:dtbench/KeyToDoor-v0", seek_or_shun, "seek_or_shun"),
-    "point-to-goal": Scripted("dtbench.toys:dtbench/PointToGoal-v0", three_ways, "three_ways"),
+    "bandit-chain": Scripted("dtbench/BanditChain-v0", pull_any_arm, "pull_any_arm"),
+    "key-to-door": Scripted("dtbench/KeyToDoor-v0", seek_or_shun, "seek_or_shun"),
+    "point-to-goal": Scripted("dtbench/PointToGoal-v0", three_ways, "three_ways"),
     **{
         f"pointmaze-{name}{reward}": Scripted(
-            f"dtbench.mazes:dtbench/PointMaze-{name}{reward}-v0",
+            f"dtbench/PointMaze-{name}{reward}-v0",
             goal_after_goal(maze),
             "waypoints, goal after goal",
             horizon,
@@ -121,7 +121,7 @@ SCRIPTED = {
     },
     **{
         f"pointmaze-dtma-{name}": Scripted(
-            f"dtbench.mazes:dtbench/PointMazeDTMA-{name}-v0",
+            f"dtbench/PointMazeDTMA-{name}-v0",
             then_anything(maze),
             "waypoints, then random actions",
             DTMA_HORIZON,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from dtbench.mazes import Cell, Maze
+from dtbench.environments.pointmaze import Cell, Maze
 
 #: (obs_dim,) → (action_dim,) float32.
 Act = Callable[[NDArray[np.floating]], NDArray[np.float32]]

@@ -17,9 +17,10 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dtbench.console import Progress
 from dtbench.data.store import TrajectoryStore
 from dtbench.errors import SourceError, UnknownNameError
-from dtbench.suites import Task
+from dtbench.suites.suites import Task
 
 SOURCES = {
     "minari": "dtbench.data.sources.minari",
@@ -29,9 +30,6 @@ SOURCES = {
 AUTO = "auto"
 #: Seconds that a server has to answer before it counts as out of reach.
 _PATIENCE = 3.0
-
-#: Called with (done, in all): steps of a rollout, bytes of a download.
-Progress = Callable[[int, int], None]
 
 
 def source_module(name: str) -> Any:

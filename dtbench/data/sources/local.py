@@ -27,11 +27,12 @@ import gymnasium as gym
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from dtbench.console import Progress
 from dtbench.data.behaviours.policy import environment, load_actor, manifest
 from dtbench.data.behaviours.scripted import SCRIPTED, Act
-from dtbench.data.sources import Progress
-from dtbench.data.store import Episode, TrajectoryStore, build_store
-from dtbench.environments import make_environment
+from dtbench.data.episodes import Episode
+from dtbench.data.store import TrajectoryStore, build_store
+from dtbench.environments.make import make_environment
 from dtbench.errors import UnknownNameError
 from dtbench.resources import datasets_home
 

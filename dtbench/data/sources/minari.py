@@ -19,10 +19,10 @@ import gymnasium as gym
 import numpy as np
 from filelock import FileLock
 
-from dtbench.console import err
-from dtbench.data.sources import Progress
-from dtbench.data.store import Episode, TrajectoryStore, build_store
-from dtbench.environments import flatten, import_robotics, seen
+from dtbench.console import Progress, err
+from dtbench.data.episodes import Episode
+from dtbench.data.store import TrajectoryStore, build_store
+from dtbench.environments.make import canonical_id, flatten, import_robotics, seen
 from dtbench.errors import ConfigError, DataError, SourceError
 from dtbench.resources import datasets_home
 
@@ -200,13 +200,9 @@ def _environment(metadata: dict[str, Any], dataset: str) -> dict[str, Any]:
     if text is None:
         raise DataError(f"{dataset} names no environment, so that nothing learnt from it can be evaluated.")
     spec = json.loads(str(text))
-    env_id, kwargs = str(spec["id"]), dict(spec.get("kwargs") or {})
-    if ":" in env_id and not env_id.startswith("dtbench."):
+    env_id, kwargs = canonical_id(str(spec["id"])), dict(spec.get("kwargs") or {})
+    if ":" in env_id:
         raise DataError(f"{dataset} wants to import {env_id.partition(':')[0]} for its environment; that is refused.")
-    if env_id.startswith("dtbench/"):  # the entry point of ours says which module registers it
-        env_id = f"{str(spec.get('entry_point')).partition(':')[0]}:{env_id}"
-        if not env_id.startswith("dtbench."):
-            raise DataError(f"{dataset} has an environment {spec['id']!r} that is not dtbench's own.")
     return {"id": env_id, "kwargs": kwargs}
 
 

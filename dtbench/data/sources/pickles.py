@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dtbench.data.store import Episode
+from dtbench.data.episodes import Episode
 from dtbench.errors import DataError
 
 #: What numpy needs to rebuild its arrays, and nothing else. `_codecs.encode` turns text to bytes (pickles of Python 2).

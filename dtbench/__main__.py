@@ -1,0 +1,5 @@
+"""`python -m dtbench`."""
+
+from dtbench.cli.app import main
+
+main()

@@ -1,0 +1,105 @@
+"""What can be done with results: `evaluate`, `record`, `leaderboard`, `compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dtbench.cli.output import Json, OnlyPreset, OnlySuite, OnlyTasks, echo_json, split
+from dtbench.errors import ConfigError
+
+
+def evaluate(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a finished run (seed-<n>, beside its JSON).")
+    ],
+    target: Annotated[list[float], typer.Option(help="Return to ask for; repeatable. Default: the score target.")] = [],  # noqa: B006
+    episodes: Annotated[int | None, typer.Option(min=1, help="Episodes per target. Default: as in the run.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the evaluation environments.")] = 0,
+    json_: Json = False,
+) -> None:
+    """Evaluate a trained run again, at other targets or with more episodes; the run's result is left as it is."""
+    from dtbench.console import interruptible
+    from dtbench.runs.reopen import evaluate_again
+
+    with interruptible():
+        rows = evaluate_again(folder, targets=target, episodes=episodes, seed=seed)
+    if json_:
+        echo_json(rows)
+        return
+    for row in rows:
+        typer.echo(
+            f"target {row['target']:g}: normalised {100 * row['normalized_mean']:.1f} ± "
+            f"{100 * row['normalized_std']:.1f}, return {row['return_mean']:.1f} ± {row['return_std']:.1f} "
+            f"over {len(row['returns'])} episodes"
+        )
+
+
+def record(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, …/<task>/seed-<n>.")],
+    out: Annotated[Path, typer.Option(help="Video file to write, e.g. hopper.mp4 or hopper.gif.")],
+    target: Annotated[float | None, typer.Option(help="Return to ask for. Default: the score target.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the environment.")] = 0,
+) -> None:
+    """Film one episode of a trained run (needs the extra `video`)."""
+    from dtbench.console import interruptible
+    from dtbench.evaluation.video import record as film
+    from dtbench.runs.reopen import open_run
+
+    run_file, module, protocol = open_run(folder)
+    with interruptible():
+        done = film(module, protocol, run_file["task"]["score_target"] if target is None else target, out, seed)
+    typer.echo(f"Wrote {out}: {done.lengths[0]} steps, return {done.returns[0]:.1f}")
+
+
+def leaderboard(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results.")],
+    out: Annotated[Path | None, typer.Option(help="Markdown file to write; figures go beside it.")] = None,
+    task: OnlyTasks = [],  # noqa: B006
+    preset: OnlyPreset = None,
+    suite: OnlySuite = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether --out is up to date (exit 1 if not).")
+    ] = False,
+) -> None:
+    """Render the results of a folder as markdown tables and SVG figures."""
+    from dtbench.results import leaderboard as board
+
+    only = board.Selection(suite, split(task), preset)
+    if check:
+        if out is None:
+            raise ConfigError("--check needs --out FILE, the leaderboard to compare with.")
+        fresh = board.check(folder, out, only)
+        typer.echo(f"{out} is {'up to date' if fresh else 'not what the results say: render it again'}.")
+        raise typer.Exit(0 if fresh else 1)
+    if out is None:
+        typer.echo(board.render(folder, only))
+        return
+    board.write(folder, out, only)
+    typer.echo(f"Wrote {out}")
+
+
+def compare(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results.")],
+    a: Annotated[str, typer.Argument(metavar="MODEL_A")],
+    b: Annotated[str, typer.Argument(metavar="MODEL_B")],
+    task: OnlyTasks = [],  # noqa: B006
+    preset: OnlyPreset = None,
+    suite: OnlySuite = None,
+    json_: Json = False,
+) -> None:
+    """Compare two models: difference per task, and the probability that A improves on B, with 95 % intervals."""
+    from dtbench.results.compare import compare as compare_models
+    from dtbench.results.compare import comparison_tables
+    from dtbench.results.sections import Selection
+
+    comparison = compare_models(folder, a, b, Selection(suite, split(task), preset))
+    if json_:
+        echo_json(comparison)
+    else:
+        from dtbench.console import out as console
+
+        for table in comparison_tables(comparison):
+            console.print(table)

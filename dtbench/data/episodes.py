@@ -1,0 +1,49 @@
+"""Episodes on their way into a store: one by one, or in blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of T steps: observations (T + 1, obs_dim), the last one after the last step; the others (T, …)."""
+
+    observations: NDArray[Any]
+    actions: NDArray[Any]
+    rewards: NDArray[Any]
+    terminations: NDArray[Any]
+    truncations: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole episodes end to end, as a store holds them: E of them, of `lengths` (E,) steps, N in all.
+
+    observations (N, obs_dim) before each step and final_observations (E, obs_dim) after the last; the others (N, …).
+    """
+
+    observations: NDArray[Any]
+    final_observations: NDArray[Any]
+    actions: NDArray[Any]
+    rewards: NDArray[Any]
+    terminations: NDArray[Any]
+    truncations: NDArray[Any]
+    lengths: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, episode: Episode) -> Block:
+        """Return a block of one episode."""
+        return cls(
+            np.asarray(episode.observations)[:-1],
+            np.asarray(episode.observations)[-1:],
+            np.asarray(episode.actions),
+            np.asarray(episode.rewards),
+            np.asarray(episode.terminations),
+            np.asarray(episode.truncations),
+            np.array([len(episode.rewards)]),
+        )

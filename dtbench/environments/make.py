@@ -1,0 +1,150 @@
+"""The environments that models act in: made by id, with goals flattened into a plain vector of observations."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from dtbench.errors import ConfigError
+
+
+def make_environment(
+    env_id: str,
+    max_episode_steps: int | None = None,
+    render_mode: str | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> gym.Env:
+    """Make one plain gymnasium environment; a goal-conditioned one shows what is `seen` of it as one vector.
+
+    Plain ones, not gymnasium's vector environments: those reset on the step after an episode's end, which counts a dead
+    step as data and favours short episodes.
+
+    Args:
+        max_episode_steps: the task's horizon; None keeps the environment's own.
+        kwargs: what the environment's constructor takes, e.g. a maze's map.
+
+    Raises:
+        ConfigError: no such environment, or what it needs is not installed.
+    """
+    env_id = canonical_id(env_id)
+    _register(env_id)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is out of date.*")  # the version is the data's, on purpose
+            env = gym.make(env_id, max_episode_steps=max_episode_steps, render_mode=render_mode, **(kwargs or {}))
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        raise ConfigError(f"Environment {env_id!r} needs a package that is not installed: {error}.") from error
+    except gym.error.Error as error:
+        raise ConfigError(f"Environment {env_id!r} cannot be made: {error}.") from error
+    return FlatObservation(env) if isinstance(env.observation_space, spaces.Dict) else env
+
+
+class FlatObservation(gym.ObservationWrapper):
+    """Shows what is `seen` of a Dict observation as one vector."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        assert env.spec is not None
+        self.seen = seen(env.observation_space, env.spec.id)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (flat_width(self.seen),), np.float64)
+
+    def observation(self, observation: Any) -> NDArray[np.float64]:
+        return flatten(self.seen, _batched(observation))[0]
+
+
+def seen(space: spaces.Space, env_id: str) -> spaces.Space:
+    """Return the part of an environment's observations that a policy sees, in the order in which it sees it.
+
+    Of a goal-conditioned Dict: observation ‖ desired goal, for the achieved goal is part of the observation already.
+    Only AntMaze leaves the ant's position out of it (D4RL's observations have it in front): achieved goal ‖
+    observation ‖ desired goal. Of all others, everything.
+    """
+    if not (isinstance(space, spaces.Dict) and {"observation", "desired_goal"} <= set(space)):
+        return space
+    parts = ["observation", "desired_goal"]
+    if env_id.startswith("AntMaze"):
+        parts.insert(0, "achieved_goal")
+    return spaces.Dict([(part, space[part]) for part in parts])
+
+
+def flatten(space: spaces.Space, values: Any) -> NDArray[np.float64]:
+    """Lay observations out as vectors: T of them, nested as `space`, → (T, width) float64.
+
+    A Dict becomes its parts in the space's order (parts of the values that the space does not name are left out); a
+    discrete value a one-hot vector.
+
+    Raises:
+        ConfigError: a space that has no such form, e.g. text.
+    """
+    if isinstance(space, spaces.Dict):
+        return np.concatenate([flatten(space[key], values[key]) for key in space], axis=1)
+    if isinstance(space, spaces.Tuple):
+        return np.concatenate([flatten(part, value) for part, value in zip(space, values, strict=True)], axis=1)
+    if isinstance(space, spaces.Box):
+        array = np.asarray(values, dtype=np.float64)
+        return array.reshape(len(array), -1)
+    if isinstance(space, spaces.Discrete):
+        return np.eye(int(space.n))[np.asarray(values, dtype=np.int64).reshape(-1) - int(space.start)]
+    raise ConfigError(f"Observations of {space} cannot be laid out as vectors; use boxes, discrete values or dicts.")
+
+
+def flat_width(space: spaces.Space) -> int:
+    """Return the width of `flatten`'s vectors."""
+    if isinstance(space, spaces.Dict):
+        return sum(flat_width(part) for part in space.values())
+    if isinstance(space, spaces.Tuple):
+        return sum(flat_width(part) for part in space)
+    if isinstance(space, spaces.Box):
+        return int(np.prod(space.shape))
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    raise ConfigError(f"Observations of {space} cannot be laid out as vectors; use boxes, discrete values or dicts.")
+
+
+def _batched(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _batched(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_batched(part) for part in value)
+    return np.asarray(value)[None]
+
+
+def import_robotics() -> None:
+    """Import gymnasium-robotics, which registers its environments; it prints notices of no concern to our users.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    with contextlib.redirect_stderr(io.StringIO()):
+        gym.register_envs(importlib.import_module("gymnasium_robotics"))
+
+
+def canonical_id(env_id: str) -> str:
+    """Return an environment's id without the module that ids of our own had in front of them at first.
+
+    >>> canonical_id("dtbench.mazes:dtbench/PointMaze-large-v0"), canonical_id("Hopper-v5")
+    ('dtbench/PointMaze-large-v0', 'Hopper-v5')
+    """
+    module, colon, name = env_id.partition(":")
+    return name if colon and module.startswith("dtbench.") else env_id
+
+
+def _register(env_id: str) -> None:
+    """Import the modules that may know an id which gymnasium does not know yet."""
+    if env_id.startswith("dtbench/"):
+        for module in ("kitchen", "pointmaze", "reacher2d", "toys"):
+            importlib.import_module(f"dtbench.environments.{module}")
+    for module in ("gymnasium_robotics", "ale_py"):
+        if ":" in env_id or env_id in gym.registry:
+            return
+        with contextlib.suppress(ImportError):
+            import_robotics() if module == "gymnasium_robotics" else gym.register_envs(importlib.import_module(module))

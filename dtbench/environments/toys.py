@@ -1,0 +1,132 @@
+"""Three small environments with known answers, for the suite `sanity`: they are for trust, never for a ranking.
+
+Importing this module registers them with gymnasium; `make_environment("dtbench/KeyToDoor-v0")` does both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+Observation = NDArray[np.float32]
+Step = tuple[Observation, float, bool, bool, dict[str, Any]]
+
+
+def _box(low: float, high: float, size: int) -> gym.spaces.Box:
+    return gym.spaces.Box(low, high, (size,), np.float32)
+
+
+class BanditChain(gym.Env):
+    """Pull one of five arms, then walk a chain that pays the arm's worth in equal parts, whatever one does there.
+
+    The action of the first step is the arm, a fifth of [−1, 1] each; an episode's return is `WORTH[arm]`. The mean of
+    all arms is the worst arm, so that who averages the data gets least; and no episode is better than the best one in
+    the data, so that nothing can be gained by stitching. Observation: (at the arms?, way walked, what the chain pays).
+    """
+
+    WORTH = (4.0, 5.0, 1.0, 2.0, 3.0)
+    LENGTH = 4
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.observation_space, self.action_space = _box(0, 2, 3), _box(-1, 1, 1)
+
+    @classmethod
+    def arm(cls, action: float) -> int:
+        """Return the arm that an action in [−1, 1] pulls."""
+        return int(np.clip((action + 1) / 2 * len(cls.WORTH), 0, len(cls.WORTH) - 1))
+
+    @classmethod
+    def centre(cls, arm: int) -> float:
+        """Return the action in the middle of an arm."""
+        return (arm + 0.5) / len(cls.WORTH) * 2 - 1
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
+        super().reset(seed=seed)
+        self.walked, self.pay = 0, 0.0
+        return self._observe(), {}
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        if self.walked == 0:
+            self.pay = self.WORTH[self.arm(float(action[0]))] / self.LENGTH
+        self.walked += 1
+        return self._observe(), self.pay, self.walked == self.LENGTH, False, {}
+
+    def _observe(self) -> Observation:
+        return np.array([self.walked == 0, self.walked / self.LENGTH, self.pay], dtype=np.float32)
+
+
+class KeyToDoor(gym.Env):
+    """Fetch a key, cross an empty room, open a door: the delayed credit of the Decision Transformer paper.
+
+    In the first and the last room the agent stands at 0 and has `ROOM` steps to reach the side (−1 or +1) where the key
+    and the door are; in between it waits `CORRIDOR` steps. The only reward, 1, is paid at the very end to who reached
+    both. The observation does not say whether the agent has the key, so that a value learnt step by step cannot carry
+    the door's reward back to it. Observation: (key's room?, corridor?, door's room?, side of the goal, position).
+    """
+
+    ROOM, CORRIDOR, STRIDE = 4, 4, 0.5
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.observation_space, self.action_space = _box(-1, 1, 5), _box(-1, 1, 1)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
+        super().reset(seed=seed)
+        self.sides = self.np_random.choice([-1.0, 1.0], size=2)
+        self.reached = [False, False]
+        self.time, self.position = 0, 0.0
+        return self._observe(), {}
+
+    @property
+    def room(self) -> int:
+        """0 with the key, 1 between, 2 with the door."""
+        return 0 if self.time < self.ROOM else 1 if self.time < self.ROOM + self.CORRIDOR else 2
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        room = self.room
+        if room != 1:
+            self.position = float(np.clip(self.position + self.STRIDE * float(action[0]), -1, 1))
+            self.reached[room // 2] |= self.position * self.sides[room // 2] > 0.9
+        self.time += 1
+        if self.room != room:
+            self.position = 0.0
+        over = self.time == 2 * self.ROOM + self.CORRIDOR
+        return self._observe(), float(over and all(self.reached)), over, False, {}
+
+    def _observe(self) -> Observation:
+        side = 0.0 if self.room == 1 else self.sides[self.room // 2]
+        return np.array([*(self.room == room for room in range(3)), side, self.position], dtype=np.float32)
+
+
+class PointToGoal(gym.Env):
+    """Move a point in a square to a goal that is always the same; a step pays 1 − distance, at least 0.
+
+    Whoever averages data in which some go to the goal and more go elsewhere goes elsewhere; a value tells them apart,
+    and so does a return. Observation: the position (x, y).
+    """
+
+    GOAL = np.array([0.6, 0.6])
+    STRIDE, HORIZON = 0.2, 20
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.observation_space, self.action_space = _box(-1, 1, 2), _box(-1, 1, 2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
+        super().reset(seed=seed)
+        self.position = self.np_random.uniform(-1, 1, size=2)
+        return self.position.astype(np.float32), {}
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        self.position = np.clip(self.position + self.STRIDE * np.clip(action, -1, 1), -1, 1)
+        reward = max(0.0, 1 - float(np.linalg.norm(self.position - self.GOAL)))
+        return self.position.astype(np.float32), reward, False, False, {}
+
+
+gym.register("dtbench/BanditChain-v0", "dtbench.environments.toys:BanditChain")
+gym.register("dtbench/KeyToDoor-v0", "dtbench.environments.toys:KeyToDoor")
+gym.register("dtbench/PointToGoal-v0", "dtbench.environments.toys:PointToGoal", max_episode_steps=PointToGoal.HORIZON)

@@ -1,0 +1,47 @@
+"""Any other causal language model as a trunk: `transformers.AutoModel` fed with `inputs_embeds`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from dtbench.errors import ConfigError
+from dtbench.models.parts.trunk import TrunkConfig
+
+
+def trunk_config(folder: Path, name: str) -> TrunkConfig:
+    """Read width, layers and heads from a folder's `config.json`.
+
+    Raises:
+        ConfigError: `transformers` does not know the model, or it is not a causal language model.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"Backbone {name!r} is not a model that transformers knows: {error}") from error
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ConfigError(f"Backbone {name!r} is a {config.model_type!r}; a causal language model is needed.")
+    return TrunkConfig(config.hidden_size, config.num_hidden_layers, config.num_attention_heads)
+
+
+class AutoTrunk(nn.Module):
+    """The trunk's call, (tokens, token_mask, select) → outputs, on a model of `transformers`; its own dropouts hold."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModel
+
+        super().__init__()
+        self.model = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True).float()
+        self.model.get_input_embeddings().requires_grad_(False)  # never used: tokens are embedded trajectories
+
+    def forward(self, tokens: Tensor, token_mask: Tensor, select: slice | None = None) -> Tensor:
+        """See `Trunk.forward`; (B, T, width) and (B, T) bool → (B, T', width)."""
+        positions = (token_mask.cumsum(dim=1) - 1).clamp(min=0)
+        out = self.model(
+            inputs_embeds=tokens, attention_mask=token_mask.long(), position_ids=positions, use_cache=False
+        ).last_hidden_state
+        return out if select is None else out[:, select]

@@ -1,0 +1,159 @@
+"""Text to tokens: for pretraining a backbone and for LaMo's auxiliary language loss."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from dtbench.errors import ConfigError, DataError, SourceError
+from dtbench.models.backbone.hub import from_hub
+from dtbench.resources import home
+
+if TYPE_CHECKING:
+    from dtbench.models.backbone.load import Backbone
+
+END_OF_TEXT = "<|endoftext|>"
+_LINES = 1000
+
+
+def read_text(path: Path) -> str:
+    """Read a text file, `.txt` or `.txt.gz`, or all of a folder's, in the order of their names.
+
+    Raises:
+        SourceError: nothing there, or not UTF-8.
+    """
+    files = sorted((*path.glob("*.txt"), *path.glob("*.txt.gz"))) if path.is_dir() else [path]
+    if not files:
+        raise SourceError(f"The folder {path} holds no .txt and no .txt.gz file.")
+    try:
+        return "\n".join(_read_file(file) for file in files)
+    except FileNotFoundError as error:
+        raise SourceError(f"There is no text file {path}.") from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise SourceError(f"The text {path} cannot be read: {error}.") from error
+
+
+def _read_file(path: Path) -> str:
+    if path.suffix == ".gz":
+        with gzip.open(path, "rt", encoding="utf-8") as stream:
+            return stream.read()
+    return path.read_text(encoding="utf-8")
+
+
+def split_text(text: str, held_out: float) -> tuple[str, str]:
+    """Cut the last `held_out` share of a text off, at the end of a line: (to train on, to measure on)."""
+    cut = text.find("\n", int(len(text) * (1 - held_out))) + 1
+    return text[:cut], text[cut:]
+
+
+def train_tokenizer(text: str, size: int) -> Tokenizer:
+    """Train a byte-level BPE of `size` tokens, GPT-2's kind, with `<|endoftext|>` as its one special token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_chunks(text), trainer)
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, text: str) -> NDArray[np.uint16] | NDArray[np.uint32]:
+    """Return the token ids of a text as one flat array, of the smallest type that the vocabulary fits."""
+    kind = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
+    parts: list[Sequence[int]] = [part.ids for part in tokenizer.encode_batch_fast(list(_chunks(text)))]
+    return np.concatenate([np.asarray(part, dtype=kind) for part in parts])
+
+
+def _chunks(text: str) -> Iterator[str]:
+    lines = text.splitlines(keepends=True)
+    for start in range(0, len(lines), _LINES):
+        yield "".join(lines[start : start + _LINES])
+
+
+class TextTokens:
+    """A text's tokens, encoded once and kept under `$DTBENCH_HOME/text`; batches are a function of (seed, step, rank).
+
+    Raises:
+        DataError: the text is shorter than one window.
+    """
+
+    def __init__(self, path: Path, tokenizer: Tokenizer, context: int) -> None:
+        self.context = context
+        text = read_text(path)
+        content = hashlib.sha256(text.encode() + tokenizer.to_str().encode()).hexdigest()[:16]
+        file = home() / "text" / f"{content}.npy"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_suffix(".lock")):
+            if not file.is_file():
+                part = file.with_suffix(".part.npy")
+                np.save(part, encode(tokenizer, text))
+                part.replace(file)
+        self.ids = np.load(file, mmap_mode="r")
+        if len(self.ids) <= context:
+            raise DataError(f"The text {path} has {len(self.ids)} tokens; one window takes {context}.")
+
+    def batch(self, size: int, *, seed: int, step: int, rank: int = 0) -> NDArray[np.int64]:
+        """Draw `size` stretches uniformly: (size, context) int64."""
+        random = np.random.default_rng((seed, step, rank, 1))
+        starts = random.integers(0, len(self.ids) - self.context, size)
+        return self.ids[starts[:, None] + np.arange(self.context)].astype(np.int64)
+
+
+WIKITEXT = "wikitext-103"
+
+
+_REPO, _FILES = "Salesforce/wikitext", ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet")
+
+
+def open_text(text: str, backbone: Backbone, context: int) -> TextTokens:
+    """Open the text of the language loss: a file, a folder, or WikiText-103 from the hub.
+
+    Raises:
+        ConfigError: the backbone is no language model.
+        SourceError: the text is not there; names the ways out.
+    """
+    if backbone.language is None:
+        raise ConfigError(
+            f"model.language_weight > 0 needs a GPT-2 that has read text; backbone {backbone.description} has not: "
+            "set model.language_weight=0 or another model.backbone."
+        )
+    path = wikitext_103() if text == WIKITEXT else Path(text).expanduser()
+    if not path.exists():
+        raise SourceError(f"model.text={text!r}: there is no such file or folder (.txt or .txt.gz).")
+    return TextTokens(path, backbone.tokenizer(), min(context, len(backbone.language.positions)))
+
+
+def wikitext_103() -> Path:
+    """Return WikiText-103 (raw, training split) as one text file under `$DTBENCH_HOME/text`, fetched at first use."""
+    from dtbench.resources import home
+
+    target = home() / "text" / f"{WIKITEXT}.txt"
+    if target.is_file():
+        return target
+    ways_out = (
+        "ways out: a text of your own (--set model.text=FILE or a folder of .txt files), a cache that has "
+        f"{_REPO} (HF_HOME), or no language loss (--set model.language_weight=0)"
+    )
+    parts = [from_hub(_REPO, f"wikitext-103-raw-v1/{name}", kind="dataset", ways_out=ways_out) for name in _FILES]
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise SourceError("Reading WikiText-103 needs pyarrow: pip install 'dtbench[text]'.") from error
+    lines = (line for part in parts for line in pyarrow.parquet.read_table(part).column("text").to_pylist())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_suffix(".part")
+    with unfinished.open("w", encoding="utf-8") as stream:
+        stream.writelines(lines)
+    return unfinished.replace(target)

@@ -1,0 +1,102 @@
+"""Token mixers: what a block of the trunk does across time.
+
+Every mixer is called as `mixer(x, mask, select)`: x (B, T, width) after the block's first LayerNorm, mask (B, T, T)
+bool from `trunk.attention_mask`, select the positions whose output is wanted (None = all). It returns (B, T', width).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dtbench.models.parts.tokens import TOKENS_PER_STEP
+from dtbench.models.parts.trunk import TrunkConfig
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention, as in GPT-2; queries, keys and values are three separate maps."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.attention_dropout = config.attention_dropout
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.width)
+        self.value = nn.Linear(config.width, config.width)
+        self.output = nn.Linear(config.width, config.width)
+        self.dropout = nn.Dropout(config.residual_dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, select: slice | None = None) -> Tensor:
+        asking = x if select is None else x[:, select]
+        mask = mask if select is None else mask[:, select]
+        heads = functional.scaled_dot_product_attention(
+            self._split(self.query(asking)),
+            self._split(self.key(x)),
+            self._split(self.value(x)),
+            attn_mask=mask[:, None],
+            dropout_p=self.attention_dropout if self.training else 0.0,
+        )  # (B, heads, T', head width)
+        heads = self.weigh_heads(heads, asking)
+        return self.dropout(self.output(heads.transpose(1, 2).flatten(2)))
+
+    def weigh_heads(self, heads: Tensor, asking: Tensor) -> Tensor:
+        """Weigh the heads' outputs (B, heads, T', head width) before they are merged; here all count alike."""
+        return heads
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class HeadGatedAttention(Attention):
+    """Mixture of Attention of GPT2-DTMA (arXiv 2409.06985; Markov-Head-Offline-RL, trajectory_gpt2.py).
+
+    o_t = Concat_h(α_{t,h} · o_{t,h}) W_O with α_t = x_t W_g + b_g: a plain linear gate per head at each query token, no
+    softmax and no sigmoid. W_g ~ N(0, 0.02) and b_g = 0, so the layer starts almost switched off.
+    """
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__(config)
+        self.gate = nn.Linear(config.width, config.heads)  # `Trunk` initialises it like every other linear map
+        self.last_gates: Tensor | None = None  # (B, heads, T') of the last forward pass, to be looked at
+
+    def weigh_heads(self, heads: Tensor, asking: Tensor) -> Tensor:
+        gates = self.gate_values(asking)
+        self.last_gates = gates.detach()
+        return gates[..., None] * heads
+
+    def gate_values(self, asking: Tensor) -> Tensor:
+        """Return α: (B, T', width) → (B, heads, T')."""
+        return torch.movedim(self.gate(asking), -1, 1)
+
+
+class CausalConvolution(nn.Module):
+    """Decision ConvFormer's mixer (arXiv 2310.03022): a depthwise causal convolution per kind of token.
+
+    y_t[c] = Σ_j w^{m(t)}[c, j] · x_{t − 5 + j}[c] + b^{m(t)}[c] for j = 0 … 5, over the whole interleaved sequence,
+    where m(t) says whether token t is a return, a state or an action. Padding is zero before the filters see it (the
+    reference lets pads in). There is no dropout, and no output projection unless `projection` is set, as in its Atari
+    code.
+
+    Args:
+        window: tokens that a filter spans; 6 are two time steps.
+    """
+
+    def __init__(self, config: TrunkConfig, window: int = 6, projection: bool = False) -> None:
+        super().__init__()
+        self.window = window
+        # Each filter makes every third output; the initial weights are PyTorch's, as in the reference.
+        self.filters = nn.ModuleList(
+            nn.Conv1d(config.width, config.width, window, stride=TOKENS_PER_STEP, groups=config.width)
+            for _ in range(TOKENS_PER_STEP)
+        )
+        self.output = nn.Linear(config.width, config.width) if projection else None
+        self.dropout = nn.Dropout(config.residual_dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, select: slice | None = None) -> Tensor:
+        real = mask[:, -1]  # the last token sees every real one, and padding stands on the left
+        padded = functional.pad((x * real[..., None]).transpose(1, 2), (self.window - 1, 0))
+        outputs = [filtered(padded[..., kind:]) for kind, filtered in enumerate(self.filters)]
+        mixed = torch.stack(outputs, dim=-1).flatten(2).transpose(1, 2)  # (B, T, width)
+        mixed = mixed if select is None else mixed[:, select]
+        return mixed if self.output is None else self.dropout(self.output(mixed))

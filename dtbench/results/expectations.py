@@ -1,0 +1,61 @@
+"""What a suite expects of its results where the right order is known: stated in its file, checked after a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from dtbench.results.schema import Result
+from dtbench.suites.suites import Expectation, Suite
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An expectation, whether it holds (None: one side has no results), and the figures in words."""
+
+    expectation: Expectation
+    holds: bool | None
+    said: str
+
+
+def check(suite: Suite, results: Sequence[Result]) -> list[Verdict]:
+    """Hold a suite's expectations against finished results; a model counts with its mean over seeds.
+
+    Expectations of tasks without any result are left out.
+    """
+    tasks = {result["task"]["id"] for result in results}
+    return [_verdict(expectation, results) for expectation in suite.expected if expectation.task in tasks]
+
+
+def _verdict(expectation: Expectation, results: Sequence[Result]) -> Verdict:
+    by_model: dict[str, list[Result]] = {}
+    for result in results:
+        if result["task"]["id"] == expectation.task and result["status"] == "ok":
+            by_model.setdefault(result["model"]["name"], []).append(result)
+    wanted = [*expectation.tracks_target, *expectation.better, *expectation.worse]
+    present = [model for model in wanted if model in by_model]
+    if expectation.tracks_target:
+        measured = {model: _tracking(by_model[model]) for model in present}
+        holds = all(value >= expectation.correlation for value in measured.values()) if present else None
+        return Verdict(expectation, holds, f"rank correlation of target and return: {_listed(measured)}")
+    scores = {model: float(np.mean([r["scores"]["normalized"] for r in by_model[model]])) for model in present}
+    better = {model: scores[model] for model in expectation.better if model in scores}
+    worse = {model: scores[model] for model in expectation.worse if model in scores}
+    holds = min(better.values()) > max(worse.values()) if better and worse else None
+    return Verdict(expectation, holds, f"{_listed(better)} above {_listed(worse)}")
+
+
+def _tracking(results: Sequence[Result]) -> float:
+    """Return Spearman's correlation between the targets asked for and the mean returns got, over all seeds' targets."""
+    asked = [float(target) for result in results for target in result["scores"]["per_target"]]
+    got = [float(np.mean(entry["returns"])) for result in results for entry in result["scores"]["per_target"].values()]
+    if len(set(got)) < 2:
+        return 0.0  # the same return whatever is asked for
+    return float(spearmanr(asked, got).statistic)
+
+
+def _listed(values: dict[str, float]) -> str:
+    return ", ".join(f"{model} {value:.2f}" for model, value in values.items()) or "models without a result"

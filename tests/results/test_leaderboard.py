@@ -1,0 +1,278 @@
+"""Tables: what stands in a cell, what is never averaged or mixed, and equal bytes for equal results."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import scipy.stats
+from rich.console import Console
+from typer.testing import CliRunner
+
+from dtbench.cli import app as cli
+from dtbench.errors import ResultError, UnknownNameError
+from dtbench.results import leaderboard, stats
+from dtbench.results.compare import compare
+from dtbench.results.files import scan
+from dtbench.results.sections import Selection, sections
+from tests.results import samples
+
+render = leaderboard.render
+
+
+@pytest.fixture(autouse=True)
+def few_repetitions(monkeypatch):
+    """Enough for tables that are only read by these tests."""
+    monkeypatch.setattr(leaderboard, "PUBLISHED_REPETITIONS", 50)
+    for measure in (stats.aggregate, stats.probability_of_improvement, stats.performance_profile):
+        monkeypatch.setattr(measure, "__defaults__", (50,))
+
+
+def row(text: str, model: str, heading: str) -> list[str]:
+    """Return the cells of a model's row in the table under a heading."""
+    part = text.split(f"### {heading}")[1].split("###")[0]
+    line = next(line for line in part.splitlines() if line.startswith(f"| `{model}`"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_cells_are_mean_and_spread_over_seeds_times_100(tmp_path):
+    samples.save_suite(tmp_path)
+    # Seeds score 0.40 and 0.42 on the first task: mean 41, sample standard deviation 0.02/sqrt(2) = 1.414 %.
+    assert row(render(tmp_path), "dt", "Scores per task")[1] == "41.0 ± 1.4"
+
+
+def test_aggregate_is_the_trimmed_mean_with_an_interval(tmp_path):
+    samples.save_suite(tmp_path)
+    scores = [0.4 + 0.05 * task + 0.02 * seed for task in range(9) for seed in range(2)]
+    iqm = row(render(tmp_path), "dt", "Aggregate")[2]
+    assert iqm.startswith(f"{100 * scipy.stats.trim_mean(scores, 0.25):.1f} [")
+
+
+def test_one_seed_has_no_spread_and_no_interval(tmp_path):
+    samples.save_suite(tmp_path, seeds=(0,))
+    text = render(tmp_path)
+    assert row(text, "dt", "Scores per task")[1] == "40.0"
+    assert row(text, "dt", "Aggregate")[2].endswith("[n/a]")
+    assert "one seed: the mean alone" in text
+
+
+def test_an_incomplete_model_is_never_averaged(tmp_path):
+    samples.save_suite(tmp_path)
+    samples.save(tmp_path, samples.result("gpt2_dtma", score=0.99))
+    text = render(tmp_path)
+    assert row(text, "gpt2_dtma", "Scores per task")[1:3] == ["99.0 (n=1)", "–"]
+    assert row(text, "gpt2_dtma", "Aggregate")[2:] == ["incomplete (1 of 9 tasks)", "–", "–", "–"]
+
+
+def test_failed_runs_are_listed_with_their_reason(tmp_path):
+    samples.save_suite(tmp_path)
+    error = {"type": "ValueError", "message": "loss is\nNaN", "traceback": ""}
+    samples.save(tmp_path, samples.result("gpt2_dtma", status="failed", error=error, scores=None, training=None))
+    assert "- `gpt2_dtma` on hopper-medium, seed 0: failed: ValueError: loss is NaN" in render(tmp_path)
+
+
+def test_only_the_score_target_is_ranked(tmp_path):
+    """Footgun 24: another target's better score is a diagnostic."""
+    content = samples.result(score=0.3)
+    better = {"returns": [1.0, 1.0], "lengths": [1, 1], "normalized": [0.9, 0.9]}
+    content["scores"]["per_target"]["1800.0"] = better
+    samples.save(tmp_path, content)
+    text = render(tmp_path)
+    assert row(text, "dt", "Scores per task")[1] == "30.0"
+    assert row(text, "dt", "Diagnostics: other return targets (not ranked)")[2] == "3600 → 30.0, 1800 → 90.0"
+
+
+def test_sources_and_presets_are_sections_of_their_own(tmp_path):
+    """Footgun 26: D4RL's and locally built data are different data: never in one column."""
+    samples.save(tmp_path, samples.result())
+    samples.save(tmp_path, samples.result(preset="paper"))
+    other = samples.result(score=0.9)
+    other["task"]["source"] = "d4rl"
+    samples.save(tmp_path, other)
+    found = sections(scan(tmp_path)[0])
+    expected = [("d4rl", "quick"), ("local", "paper"), ("local", "quick")]
+    assert [(section.source, section.preset) for section in found] == expected
+    assert all(len(section.finished) == 1 for section in found)
+
+
+def test_the_reference_tables_name_travels_with_the_score(tmp_path):
+    """Footgun 25: three Atari tables circulate; a normalised score without its table's name says little."""
+    samples.save(tmp_path, samples.result())
+    other = samples.result(task="walker2d-medium")
+    other["task"]["reference"]["table"] = "another"
+    samples.save(tmp_path, other)
+    assert "(reference table: another, d4rl)" in render(tmp_path)
+
+
+def test_different_data_of_one_task_are_refused(tmp_path):
+    samples.save(tmp_path, samples.result())
+    other = samples.result(seed=1)
+    other["task"]["fingerprint"] = "e" * 64
+    samples.save(tmp_path, other)
+    with pytest.raises(ResultError, match="hopper-medium come from different data"):
+        render(tmp_path)
+
+
+def test_a_changed_configurations_own_data_make_a_section_of_their_own(tmp_path):
+    """Footgun 26, within one source: `--set data.steps=…` builds other data under the same task's name."""
+    samples.save_suite(tmp_path)
+    other = samples.result(score=0.9)
+    other["model"] |= {"config_hash": "xyz", "is_preset_config": False}
+    other["task"]["fingerprint"] = "e" * 64
+    samples.save(tmp_path, other)
+    found = sections(scan(tmp_path)[0])
+    assert [section.models for section in found] == [["dt"], ["dt+xyz"]]
+    assert found[1].title.endswith("other data 2")
+    assert "not comparable" in render(tmp_path).split("other data 2")[1]
+    with pytest.raises(ResultError, match="share no task"):
+        compare(tmp_path, "dt", "dt+xyz")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("score_target", 1800.0), ("reference", {"table": "d4rl", "random": 0.0, "expert": 1.0}), ("return_scale", 7.0)],
+)
+def test_scores_made_in_different_ways_are_never_averaged(tmp_path, field, value):
+    samples.save(tmp_path, samples.result())
+    other = samples.result(seed=1)
+    other["task"][field] = value
+    samples.save(tmp_path, other)
+    with pytest.raises(ResultError, match="hopper-medium were scored in different ways"):
+        render(tmp_path)
+
+
+def test_a_copied_result_is_not_averaged_and_is_named(tmp_path):
+    path = samples.save(tmp_path / "r", samples.result())
+    path.with_name("seed-1.json").write_bytes(path.read_bytes())
+    text = render(tmp_path / "r")
+    assert row(text, "dt", "Scores per task")[1] == "50.0"
+    assert "seed-1.json holds the result of" in text.split("## Files left out")[1]
+    assert str(tmp_path) not in text
+
+
+def test_seeds_that_never_meet_give_no_aggregate(tmp_path):
+    for index, task in enumerate(sections([samples.result()])[0].tasks):
+        samples.save(tmp_path, samples.result(task=task, seed=index % 2))
+    assert row(render(tmp_path), "dt", "Aggregate")[2] == "incomplete (no seed has all tasks)"
+
+
+def test_changed_configurations_are_rows_of_their_own(tmp_path):
+    samples.save(tmp_path, samples.result(score=0.2))
+    changed = samples.result(score=0.8)
+    changed["model"] |= {"config_hash": "xyz", "is_preset_config": False}
+    samples.save(tmp_path, changed)
+    text = render(tmp_path)
+    assert row(text, "dt", "Scores per task")[1] == "20.0"
+    assert row(text, "dt+xyz", "Scores per task")[1] == "80.0"
+    assert "changed by the user" in row(text, "dt+xyz", "Models")[5]
+
+
+def varied(score, task="hopper-medium", digits="abc", **config):
+    """A result with a configuration; a preset's may differ from task to task."""
+    content = samples.result("lamo", task, score=score)
+    is_preset = config.get("backbone") == "bundled"
+    content["model"] |= {"config_hash": digits, "is_preset_config": is_preset, "config": {"model": config}}
+    return content
+
+
+def test_a_row_is_named_by_what_was_changed(tmp_path):
+    samples.save(tmp_path, varied(0.2, "hopper-medium", "a", backbone="bundled", tanh=True))
+    samples.save(tmp_path, varied(0.3, "walker2d-medium", "b", backbone="bundled", tanh=False))
+    samples.save(tmp_path, varied(0.4, "hopper-medium", "c", backbone="scratch", tanh=True))
+    samples.save(tmp_path, varied(0.5, "walker2d-medium", "d", backbone="scratch", tanh=False))
+    text = render(tmp_path, Selection(tasks=["walker2d-medium", "hopper-medium"]))
+    assert row(text, "lamo", "Scores per task")[1:] == ["20.0", "30.0"]
+    assert row(text, "lamo backbone=scratch", "Scores per task")[1:] == ["40.0", "50.0"]
+    assert row(text, "lamo backbone=scratch", "Models")[5] == "`c` or `d` changed by the user"
+
+
+def test_a_selection_of_tasks_is_aggregated_and_said(tmp_path):
+    samples.save(tmp_path, samples.result(score=0.2))
+    samples.save(tmp_path, samples.result(task="walker2d-medium", score=0.4))
+    samples.save(tmp_path, samples.result(task="walker2d-medium", score=0.9, preset="learn"))
+    assert "incomplete (2 of 9 tasks)" in render(tmp_path)
+    text = render(tmp_path, Selection("d4rl-short", ["hopper-medium", "walker2d-medium"], "quick"))
+    assert "only hopper-medium, walker2d-medium" in text
+    assert "Over all 2 tasks" in text
+    assert row(text, "dt", "Aggregate")[4] == "30.0 [n/a]"
+    assert "90.0" not in text
+    with pytest.raises(UnknownNameError, match="did you mean 'hopper-medium'"):
+        render(tmp_path, Selection(tasks=["hoper-medium"]))
+    with pytest.raises(UnknownNameError, match="preset in these results"):
+        render(tmp_path, Selection(preset="paper"))
+    with pytest.raises(UnknownNameError, match="suite in these results 'd4rl-long'"):
+        render(tmp_path, Selection("d4rl-long"))
+
+
+def test_equal_results_give_equal_bytes(tmp_path):
+    samples.save_suite(tmp_path / "r")
+    samples.save_suite(tmp_path / "r", "gpt2_dtma", base=0.45)
+    written = []
+    for folder in ("a", "b"):
+        leaderboard.write(tmp_path / "r", tmp_path / folder / "board.md")
+        written.append({file.name: file.read_bytes() for file in (tmp_path / folder).iterdir()})
+    assert written[0] == written[1]
+    assert set(written[0]) == {"board.md", "board-0-intervals.svg", "board-0-profile.svg"}
+    assert leaderboard.check(tmp_path / "r", tmp_path / "a" / "board.md")
+    samples.save(tmp_path / "r", samples.result(seed=0, score=0.41))
+    assert not leaderboard.check(tmp_path / "r", tmp_path / "a" / "board.md")
+
+
+def test_a_missing_figure_is_not_up_to_date(tmp_path):
+    samples.save_suite(tmp_path / "r")
+    leaderboard.write(tmp_path / "r", tmp_path / "a" / "board.md")
+    assert leaderboard.check(tmp_path / "r", tmp_path / "a" / "board.md")
+    (tmp_path / "a" / "board-0-profile.svg").unlink()
+    assert not leaderboard.check(tmp_path / "r", tmp_path / "a" / "board.md")
+
+
+def test_compare_reports_differences_and_probability(tmp_path):
+    samples.save_suite(tmp_path)
+    samples.save_suite(tmp_path, "gpt2_dtma", base=0.5)
+    (comparison,) = compare(tmp_path, "gpt2_dtma", "dt")
+    assert [row["difference"] for row in comparison["tasks"]] == pytest.approx([0.1] * 9)
+    assert comparison["probability_of_improvement"]["value"] == 1.0
+    with pytest.raises(UnknownNameError, match="did you mean 'dt'"):
+        compare(tmp_path, "gpt2_dtma", "dtt")
+    words = ["compare", str(tmp_path), "gpt2_dtma", "dt", "--task", "hopper-medium,walker2d-medium", "--json"]
+    (chosen,) = json.loads(CliRunner().invoke(cli.app, words).stdout)
+    assert [row["task"] for row in chosen["tasks"]] == ["hopper-medium", "walker2d-medium"]
+    wrong = CliRunner().invoke(cli.app, [*words, "--preset", "learnt"])
+    assert "Unknown preset in these results 'learnt'" in str(wrong.exception)
+
+
+def shown(results: list[dict]) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(leaderboard.console_table(results))
+    return console.export_text()
+
+
+def test_console_table_shows_scores_and_each_rows_weights(tmp_path):
+    samples.save_suite(tmp_path)
+    other = samples.result(score=0.9)
+    other["model"] |= {"config_hash": "xyz", "is_preset_config": False, "weights": "gpt2"}
+    samples.save(tmp_path, other)
+    text = shown(scan(tmp_path)[0])
+    assert "41.0 ± 1.4" in text
+    (weights,) = (line for line in text.splitlines() if "initial weights" in line)
+    assert [part.strip() for part in weights.strip("│").split("│")[1:]] == ["random", "gpt2"]
+
+
+def test_console_shows_every_section_and_unfinished_ones():
+    text = shown([samples.result(), samples.result(preset="paper", score=0.9)])
+    assert "preset quick" in text
+    assert "preset paper" in text
+    failed = samples.result(status="failed", scores=None, training=None)
+    assert "no run has finished" in shown([failed])
+    assert shown([]).strip() == ""
+
+
+def test_empty_and_missing_folders_are_named(tmp_path):
+    with pytest.raises(ResultError, match="holds no results"):
+        render(tmp_path)
+    samples.save(tmp_path, samples.result()).write_text("{")
+    with pytest.raises(ResultError, match=r"first of 1: d4rl-short@1/.*seed-0.json cannot be read"):
+        render(tmp_path)
+    with pytest.raises(ResultError, match="no folder"):
+        render(tmp_path / "nowhere")

@@ -1,0 +1,361 @@
+"""The main job from the command line: plan, train, evaluate, record, rank; interrupt and go on."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dtbench.cli import app as cli
+from dtbench.errors import ConfigError, SourceError
+from dtbench.results.files import read_result
+from dtbench.runs import execute as runner
+from dtbench.runs import plan, training
+from dtbench.suites.suites import load_suite
+
+TASK = "hopper-medium"
+RUN = ("run", "--suite", "d4rl-short", "--preset", "smoke", "--task", TASK)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """One folder of built data for all tests here."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def use_home(home, monkeypatch):
+    monkeypatch.setenv("DTBENCH_HOME", str(home))
+
+
+def dtbench(*words: object, expect: int = 0) -> str:
+    """Run the command line in this process and return what it printed."""
+    done = CliRunner().invoke(cli.app, [str(word) for word in words])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == expect, done.output
+    return done.output
+
+
+def process(*words: object, home: Path, **options) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does, in a process of its own."""
+    environment = {**os.environ, "DTBENCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dtbench", *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, **options)
+
+
+def only_result(folder: Path) -> dict:
+    (path,) = folder.glob("*@*/*/*/*/*/seed-*.json")
+    return read_result(path)
+
+
+def test_run_records_ranks_and_skips_what_is_done(tmp_path):
+    text = dtbench(*RUN, "--model", "dt,gpt2_dtma", "--output", tmp_path)
+    assert "preset smoke (asked for)" in text
+    assert "Leaderboard: " in text
+    for model in ("dt", "gpt2_dtma"):
+        path = tmp_path / "d4rl-short@1" / "local" / "smoke" / model / TASK / "seed-0.json"
+        result = json.loads(path.read_text())
+        assert result["status"] == "ok"
+        assert (result["task"]["id"], result["model"]["name"]) == (TASK, model)
+        assert len(result["scores"]["normalized"]) == result["evaluation"]["episodes"] == 2
+        assert result["task"]["fingerprint"]
+        random, expert = result["task"]["reference"]["random"], result["task"]["reference"]["expert"]
+        expected = [(value - random) / (expert - random) for value in result["scores"]["returns"]]
+        assert result["scores"]["normalized"] == pytest.approx(expected)
+    assert "random (2 × 32, 2 heads)" in (tmp_path / "leaderboard.md").read_text()
+    before = path.read_bytes()
+    assert "2 of 2 runs are finished already" in dtbench(*RUN, "--model", "dt,gpt2_dtma", "--output", tmp_path)
+    assert path.read_bytes() == before
+    dtbench("leaderboard", tmp_path, "--out", tmp_path / "again.md")
+    assert "gpt2_dtma" in (tmp_path / "again.md").read_text()
+
+
+def test_analyses_of_a_trained_run(tmp_path):
+    dtbench(*RUN, "--model", "lamo", "--output", tmp_path)
+    (folder,) = tmp_path.glob("*@*/*/*/*/*/seed-0")
+    heads = json.loads(dtbench("analyze", "markov-heads", folder, "--json"))["layers"]
+    assert [len(layer["heads"]) for layer in heads] == [2, 2]
+    words = ("analyze", "attention", tmp_path, "--task", TASK, "--episodes", "2", "--plot", tmp_path / "a.png")
+    content = json.loads(dtbench(*words, "--json").partition("\n")[2])  # the first line names the figure
+    for layer in (*content["layers"], *content["before"]["layers"]):
+        for head in layer["heads"]:
+            assert 0 <= head["last_token_mass"] <= 1
+            assert head["entropy"] >= 0
+    assert content["layers"] != content["before"]["layers"]
+    assert (tmp_path / "a.png").is_file()
+    with pytest.raises(ConfigError, match="no finished run of walker2d-medium"):
+        dtbench("analyze", "attention", tmp_path, "--task", "walker2d-medium")
+
+
+def test_a_backbone_that_cannot_be_had_stops_before_anything_is_built(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("DTBENCH_HOME", str(tmp_path / "home"))
+    with pytest.raises(SourceError, match=r"HF_HOME.*model\.backbone=FOLDER.*model\.backbone=bundled"):
+        dtbench(*RUN, "--model", "gpt2_dt", "--set", "model.backbone=gpt2", "--output", tmp_path)
+    assert not (tmp_path / "home").exists()
+
+
+def test_evaluate_again_repeats_the_score(tmp_path):
+    dtbench(*RUN, "--model", "dt", "--output", tmp_path)
+    result = only_result(tmp_path)
+    (folder,) = tmp_path.glob("*@*/*/*/*/*/seed-0")
+    rows = json.loads(dtbench("evaluate", folder, "--json"))
+    assert rows[0]["returns"] == result["scores"]["returns"]
+    rows = json.loads(dtbench("evaluate", folder, "--target", "100", "--target", "5000", "--episodes", "1", "--json"))
+    assert [(row["target"], len(row["returns"])) for row in rows] == [(100.0, 1), (5000.0, 1)]
+
+
+def test_the_last_checkpoint_at_the_score_target_is_the_score(tmp_path):
+    """Footgun 24: other targets and evaluations during training are diagnostics and change nothing."""
+    dtbench(*RUN, "--model", "dt", "--output", tmp_path / "plain")
+    more = ("--set", "evaluation.every=4", "--set", "evaluation.all_targets=true")
+    dtbench(*RUN, "--model", "dt", *more, "--output", tmp_path / "more")
+    plain, scores = only_result(tmp_path / "plain")["scores"], only_result(tmp_path / "more")["scores"]
+    assert scores["returns"] == plain["returns"]
+    assert list(scores["per_target"]) == ["3600.0", "1800.0"]
+    assert scores["per_target"]["3600.0"]["returns"] == scores["returns"]
+    assert scores["per_target"]["1800.0"]["returns"] != scores["returns"]
+    assert [step for step, _ in scores["during_training"]] == [4, 8]
+
+
+def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
+    from dtbench.models.dt import DecisionTransformer
+
+    def explode(self, batch):
+        raise ValueError("the loss exploded")
+
+    monkeypatch.setattr(DecisionTransformer, "loss", explode)
+    text = dtbench(*RUN, "--model", "dt,gpt2_dtma", "--jobs", "1", "--output", tmp_path, expect=1)
+    assert "1 runs failed" in text
+    statuses = {}
+    for path in tmp_path.glob("*@*/*/*/*/*/seed-*.json"):
+        result = json.loads(path.read_text())
+        statuses[result["model"]["name"]] = result["status"]
+        if result["status"] == "failed":
+            assert result["error"]["message"] == "the loss exploded"
+            assert "Traceback" in result["error"]["traceback"]
+    assert statuses == {"dt": "failed", "gpt2_dtma": "ok"}
+    monkeypatch.undo()
+    dtbench(*RUN, "--model", "dt", "--output", tmp_path)  # a failed run is planned again
+
+
+def test_existing_results_can_be_refused_or_done_again(tmp_path):
+    dtbench(*RUN, "--model", "dt", "--output", tmp_path)
+    plans = plan.plan_runs(load_suite("d4rl-short"), ["dt"], output=tmp_path, preset="smoke", tasks=[TASK])
+    with pytest.raises(ConfigError, match="exists; choose --existing"):
+        runner.execute(plans, existing="fail")
+    with pytest.raises(ConfigError, match="skip, rerun or fail"):
+        runner.execute(plans, existing="overwrite")
+    first = only_result(tmp_path)
+    runner.execute(plans, existing="rerun")
+    second = only_result(tmp_path)
+    assert second["provenance"]["finished"] >= first["provenance"]["finished"]
+    assert second["scores"] == first["scores"]  # the same seed gives the same run
+
+
+def test_changed_configuration_is_another_identity(tmp_path):
+    dtbench(*RUN, "--model", "dt", "--output", tmp_path)
+    dtbench(*RUN, "--model", "dt", "--output", tmp_path, "--set", "optimizer.learning_rate=0.01")
+    folders = sorted(path.parent.parent.name for path in tmp_path.glob("*@*/*/*/*/*/seed-0.json"))
+    assert folders[0] == "dt"
+    assert folders[1].startswith("dt+")
+
+
+LONG = ("--set", "training.steps=400", "--set", "training.checkpoint_every=20", "--set", "training.log_every=1")
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Return step → logged loss, of all pieces of an interrupted run."""
+    import csv
+
+    found = {}
+    for file in folder.glob("*@*/*/*/*/*/seed-0/csv/*/metrics.csv"):
+        with file.open() as content:
+            found |= {
+                int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(content) if row["train/loss"]
+            }
+    return found
+
+
+def start(words: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    """Start a command that hears Ctrl-C, even where the tests themselves run in the background of a shell."""
+    hear = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hear)
+
+
+def test_interrupted_by_ctrl_c_the_same_line_ends_where_an_uninterrupted_run_does(tmp_path, home):
+    command = (*RUN, "--model", "dt", *LONG, "--output")
+    whole = process(*command, tmp_path / "whole", home=home)
+    assert whole.returncode == 0, whole.stderr
+    environment = {**os.environ, "DTBENCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "dtbench", *command, str(tmp_path / "parts")]
+    with start(words, environment) as child:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "parts").rglob("latest.ckpt")):
+            assert time.monotonic() < deadline, "no checkpoint appeared"
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == 130, said
+    assert "interrupted; the same command goes on" in said
+    assert "Traceback" not in said
+    assert only_result(tmp_path / "parts")["status"] == "interrupted"
+    resumed = process(*command, tmp_path / "parts", home=home)
+    assert resumed.returncode == 0, resumed.stderr
+    one, other = only_result(tmp_path / "whole"), only_result(tmp_path / "parts")
+    assert one["scores"] == other["scores"]
+    assert one["training"]["final_loss"] == other["training"]["final_loss"]
+    curve = losses(tmp_path / "parts")
+    assert len(curve) > 300  # what the killed process had not flushed may be missing, the rest is there
+    assert curve.items() <= losses(tmp_path / "whole").items()
+
+
+def test_a_record_that_ctrl_c_cut_short_does_not_hold_up_the_end(tmp_path):
+    """An item in the queue of TensorBoard's thread without the call that wakes it, as the interrupt leaves it."""
+    logger = training._loggers(tmp_path)[0]
+    logger.log_metrics({"loss": 1.0}, step=0)
+    time.sleep(0.5)  # the thread has written it and sleeps until its next flush
+    queue = logger.experiment.file_writer.event_writer._async_writer._byte_queue
+    with queue.mutex:
+        queue._put(b"record")
+        queue.unfinished_tasks += 1
+    end = threading.Thread(target=logger.experiment.flush, daemon=True)
+    end.start()
+    end.join(timeout=40)
+    assert not end.is_alive()
+
+
+def test_ctrl_c_stops_all_workers_and_each_records_itself(tmp_path, home):
+    environment = {**os.environ, "DTBENCH_HOME": str(home)}
+    command = (*RUN, "--model", "dt", *LONG, "--seeds", "0,1", "--jobs", "2", "--output", str(tmp_path))
+    words = [sys.executable, "-m", "dtbench", *command]
+    with start(words, environment) as child:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.rglob("latest.ckpt"))) < 2:
+            assert time.monotonic() < deadline, "no checkpoints appeared"
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == 130, said
+    assert "Traceback" not in said
+    paths = sorted(tmp_path.glob("*@*/*/*/*/*/seed-*.json"))
+    assert [read_result(path)["status"] for path in paths] == ["interrupted", "interrupted"]
+
+
+def test_side_by_side_gives_the_same_results(tmp_path, home):
+    # Each run on one thread: how a sum is split over threads changes its last bits.
+    for jobs in ("1", "2"):
+        done = process(*RUN, "--model", "dt", "--seeds", "0,1", "--jobs", jobs, "--output", tmp_path / jobs, home=home)
+        assert done.returncode == 0, done.stderr
+    for seed in (0, 1):
+        one, two = (next((tmp_path / jobs).glob(f"*@*/*/*/*/*/seed-{seed}.json")) for jobs in ("1", "2"))
+        assert read_result(one)["scores"] == read_result(two)["scores"]
+
+
+def test_two_devices_train_one_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = ("--devices", "2", "--accelerator", "cpu", "--set", "hardware.strategy=ddp")
+    dtbench(*RUN, "--model", "gpt2_dtma", *options, "--output", tmp_path)
+    assert only_result(tmp_path)["training"]["world_size"] == 2
+
+
+def test_ray_gives_the_same_results(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="ray is not installed (extra `ray`)")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    dtbench(*RUN, "--model", "dt", "--launcher", "ray", "--output", tmp_path / "ray")
+    dtbench(*RUN, "--model", "dt", "--output", tmp_path / "here")
+    assert only_result(tmp_path / "ray")["scores"] == only_result(tmp_path / "here")["scores"]
+
+
+MISTAKES = {
+    ("run", "--model", "dt", "--launcher", "slurm"): "Unknown launcher 'slurm'",
+    ("run", "--model", "gpt2_dmta"): "did you mean 'gpt2_dtma'",
+    ("run", "--model", "dt", "--suite", "d4rl-shrot"): "did you mean 'd4rl-short'",
+    ("run", "--model", "dt", "--preset", "quik"): "did you mean 'quick'",
+    ("run", "--model", "dt", "--task", "hopper-medum"): "did you mean 'hopper-medium'",
+    ("run", "--model", "dt", "--source", "minary"): "Unknown source 'minary'",
+    ("run", "--model", "dt", "--seeds", "one"): "not a list of seeds",
+    ("run", "--model", "dt", "--seeds", "0,0"): "must be distinct",
+    ("run", "--model", "dt", "--set", "training.stepz=1"): "did you mean 'steps'",
+    ("run", "--model", "dt", "--config", "nowhere.yaml"): "There is no file nowhere.yaml",
+    ("show", "suite", "d4rl"): "Unknown suite 'd4rl'",
+    ("show", "model", "td"): "Unknown model 'td'",
+    ("leaderboard", "nowhere"): "There is no folder nowhere",
+    ("evaluate", "nowhere"): "not the folder of a run",
+    ("data", "info", "hopper-medium", "--steps", "77"): "is not built",
+    ("data", "info", "hoper-medium"): "did you mean 'hopper-medium'",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
+def test_mistakes_get_one_sentence_and_exit_code_2(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dtbench", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert MISTAKES[words] in said[-1]
+    assert len([line for line in said if not line.startswith("dtbench 0")]) == 1
+
+
+def test_lists_and_shows_print_json():
+    assert {"dt", "gpt2_dtma"} <= {row["name"] for row in json.loads(dtbench("list", "models", "--json"))}
+    assert "d4rl-short" in {row["name"] for row in json.loads(dtbench("list", "suites", "--json"))}
+    assert {"smoke", "quick", "paper"} <= {row["name"] for row in json.loads(dtbench("list", "presets", "--json"))}
+    suite = json.loads(dtbench("show", "suite", "d4rl-short", "--json"))
+    assert len(suite["tasks"]) == 9
+    assert json.loads(dtbench("show", "model", "dt", "--json"))["config"]["training"]["steps"] == 100_000
+    assert "hopper-medium-replay" in dtbench("show", "suite", "d4rl-short")
+
+
+def test_dry_run_plans_and_does_nothing(tmp_path):
+    plans = json.loads(
+        CliRunner().invoke(cli.app, [*RUN, "--model", "dt", "--dry-run", "--json", "-o", str(tmp_path)]).stdout
+    )
+    assert [(plan["model"], plan["task"], plan["finished"]) for plan in plans] == [("dt", TASK, False)]
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_commands(home):
+    dtbench("data", "build", "d4rl-short", "--task", TASK, "--steps", "300")
+    assert json.loads(dtbench("data", "info", TASK, "--steps", "300", "--json"))["steps"] == 300
+    assert "fingerprint says" in dtbench("data", "verify", TASK, "--steps", "300")
+
+
+def test_help_needs_neither_torch_nor_lightning():
+    code = "import sys, dtbench.cli.app; print({'torch', 'lightning', 'gymnasium', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_model_from_outside_follows_the_walk_of_the_readme(tmp_path, home):
+    """The example of baselines/README.md, written to a file of the user's and run by its place."""
+    text = (Path(__file__).parents[2] / "baselines" / "README.md").read_text()
+    code, settings = (text.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("python", "yaml"))
+    (tmp_path / "my_model.py").write_text(code)
+    (tmp_path / "my_model.yaml").write_text(settings)
+    command = (*RUN, "--model", "my_model:LinearPolicy", "--output", tmp_path / "out")
+    done = process(*command, home=home, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = only_result(tmp_path / "out")
+    assert result["model"]["name"] == "my_model:LinearPolicy"
+    assert result["model"]["config"]["optimizer"]["weight_decay"] == 0.01  # from the yaml
+    assert "my_model:LinearPolicy" in (tmp_path / "out" / "leaderboard.md").read_text()
+    assert "1 of 1 runs are finished already" in process(*command, home=home, cwd=tmp_path).stderr
+    for wrong, said in (("my_model:Nothing", "Nothing"), ("no_module:Model", "no_module"), ("json:loads", "subclass")):
+        done = process(*RUN, "--model", wrong, "--output", tmp_path / "x", home=home, cwd=tmp_path)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+        assert said in done.stderr
