@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dtbench"
 #: From the ground up: a room imports from rooms before it, and from rooms beside it on its own floor only as listed.
 FLOORS = (
-    {"_version", "errors", "resources", "console", "determinism"},
+    {"_version", "errors", "resources", "console", "determinism", "processes"},
     {"suites", "environments", "config"},
     {"data", "models", "registry", "evaluation", "analysis", "results"},
     {"runs"},
