@@ -1,5 +1,72 @@
-"""`python -m dtbench`."""
+"""The program's first lines: signals are heard before anything heavy is imported.
 
-from dtbench.cli.app import main
+Exit codes: 0 all done · 1 some runs failed · 2 bad usage or input · 128 + signal interrupted (130 for Ctrl-C).
+"""
 
-main()
+from __future__ import annotations
+
+import os
+import sys
+
+from dtbench.errors import DtbenchError
+from dtbench.signals import Stopped, raise_on_signals
+
+
+def main() -> None:
+    """Run the command line; turn a user's mistake, a full disk or a signal into one sentence and an exit code."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        raise_on_signals()
+        from dtbench.cli.app import app
+
+        app()
+        return _flushed(0)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # click's way of ending when nobody reads
+            return _close_stdout()
+        return _flushed(ended.code)
+    except DtbenchError as error:
+        return _say(str(error), 2)
+    except Stopped as stopped:
+        return _say(f"interrupted by {stopped}{stopped.advice}.", stopped.exit_code)
+    except BrokenPipeError:  # `dtbench … | head`
+        return _close_stdout()
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        what = f"{error.filename}: " if error.filename is not None else ""
+        return _say(f"{what}{error.strerror or error}.", 2)
+    except MemoryError:
+        return _say("the machine ran out of memory; lower training.batch_size, training.context_length or --jobs.", 2)
+
+
+def _say(sentence: str, code: int) -> int:
+    try:
+        print(f"dtbench: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:  # the terminal is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    return code
+
+
+def _flushed(code: object) -> int:
+    """Return an exit code after what was printed has reached its reader, or after finding that nobody reads it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _close_stdout()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _say(f"the output cannot be written: {error.strerror or error}.", 2)
+    return code if isinstance(code, int) else 0 if code is None else 2
+
+
+def _close_stdout() -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
+
+
+if __name__ == "__main__":
+    main()

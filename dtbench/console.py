@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
+from dtbench.signals import Stopped
+
 #: Results and machine-readable output go to stdout, everything said meanwhile to stderr.
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -49,9 +51,9 @@ def progress(title: str) -> Iterator[Progress]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn Ctrl-C into one sentence and exit code 130; click would end without a word."""
+    """Let the sentence that follows an interruption say that nothing is lost."""
     try:
         yield
-    except KeyboardInterrupt:
-        err.print("dtbench: interrupted; the same command goes on where this one stopped.", markup=False)
-        raise SystemExit(130) from None
+    except Stopped as stopped:
+        stopped.advice = "; the same command continues where this one stopped"
+        raise

@@ -5,8 +5,6 @@ Exit codes: 0 all done · 1 some runs failed · 2 bad usage or input · 130 inte
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +15,6 @@ from dtbench.cli.models import analyze_app, backbone_app
 from dtbench.cli.output import Json, Overrides, echo_json, echo_rows, echo_yaml
 from dtbench.cli.results import compare, evaluate, leaderboard, record
 from dtbench.cli.run import run
-from dtbench.errors import DtbenchError
 
 app = typer.Typer(
     name="dtbench",
@@ -37,18 +34,6 @@ app.add_typer(analyze_app, name="analyze")
 app.add_typer(backbone_app, name="backbone")
 for _command in (run, evaluate, record, leaderboard, compare):
     app.command()(_command)
-
-
-def main() -> None:
-    """Run the command line and turn a user's mistake into one sentence and exit code 2."""
-    try:
-        app()
-    except DtbenchError as error:
-        typer.echo(f"dtbench: {error}", err=True)
-        sys.exit(2)
-    except BrokenPipeError:  # `dtbench … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _version(wanted: bool) -> None:

@@ -1,24 +1,179 @@
-"""The files of a run's folder."""
+"""A run's folder: which files it holds, and how they are written, locked and set aside."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-#: In a run's folder: what `evaluate` needs beside the weights, and what its checkpoints belong to.
-RUN_FILE = "run.json"
+from filelock import FileLock, Timeout
+
+from dtbench import atomic
+from dtbench.console import err
+from dtbench.errors import ConfigError, ResultError
 
 
-#: A run's folder: the checkpoint to resume from, then the trained weights and what is to be said of the training.
-LATEST, FINAL, RECORD = "latest.ckpt", "final.ckpt", "training.json"
+class Busy(Exception):
+    """Another process is working on the run."""
 
 
-#: While it trains: the number of steps done.
-STEP_FILE = "step.txt"
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is, for whoever watches from another process.
+
+    Attributes:
+        step: training steps done.
+        loss: of the last step, None before the first.
+        steps_per_s: since this process began to train, None before it is known.
+    """
+
+    step: int = 0
+    loss: float | None = None
+    steps_per_s: float | None = None
 
 
-def read_step(folder: Path) -> int:
-    """Return how many steps the run in `folder` has done, as far as it has told; 0 before it has."""
+@dataclass(frozen=True)
+class RunFolder:
+    """The files beside a run's result, `…/<task>/seed-<n>/`.
+
+    All but the logs (`log.txt`, `csv/`, `tensorboard/`, which are appended to) are written under another name and
+    renamed, so that a kill or a full disk never leaves half a file.
+    """
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """What the run is, for `evaluate` and for whoever resumes: data, configuration, evaluation protocol."""
+        return self.path / "run.json"
+
+    @property
+    def plan(self) -> Path:
+        """What the worker process is asked to do."""
+        return self.path / "plan.json"
+
+    @property
+    def latest(self) -> Path:
+        """The checkpoint to resume from; deleted when the training is finished."""
+        return self.path / "latest.ckpt"
+
+    @property
+    def final(self) -> Path:
+        """The trained weights."""
+        return self.path / "final.ckpt"
+
+    @property
+    def training(self) -> Path:
+        """Time, speed and loss of the finished training."""
+        return self.path / "training.json"
+
+    @property
+    def progress(self) -> Path:
+        """How far the training is; deleted when it is finished."""
+        return self.path / "progress.json"
+
+    @property
+    def log(self) -> Path:
+        """Everything the worker process printed."""
+        return self.path / "log.txt"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the process that works on the run. It stays: a lock whose file is deleted can be taken twice."""
+        return self.path / "run.lock"
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            ResultError: it cannot be made.
+        """
+        with naming_the_folder(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run's lock, which ends with this process at the latest.
+
+        Raises:
+            Busy: another process holds it.
+            ResultError: the folder cannot be written to.
+        """
+        self.create()
+        lock = FileLock(self.lock_file, timeout=0)
+        try:
+            with naming_the_folder(self.path):
+                lock.acquire()
+        except Timeout as error:
+            raise Busy from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Say whether a process is working on the run."""
+        if not self.lock_file.exists():
+            return False
+        try:
+            with self.lock():
+                return False
+        except Busy:
+            return True
+
+    def clear(self) -> None:
+        """Delete everything but the lock; call it while holding the lock."""
+        for entry in self.path.iterdir():
+            if entry == self.lock_file:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+    def write_progress(self, progress: Progress) -> None:
+        """Tell how far the training is."""
+        atomic.write_text(self.progress, json.dumps(asdict(progress)))
+
+    def read_progress(self) -> Progress:
+        """Return how far the training is, as far as is known."""
+        try:
+            return Progress(**json.loads(self.progress.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return Progress()
+
+    def log_tail(self, lines: int = 20) -> list[str]:
+        """Return the last lines of the log; empty if there is none."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - 16_384))
+                return file.read().decode("utf-8", errors="replace").splitlines()[-lines:]
+        except OSError:
+            return []
+
+
+def set_aside(file: Path, reason: str) -> None:
+    """Rename a file that cannot be read, so that it is neither used nor lost, and say so."""
+    aside = file.with_name(f"{file.name}.unreadable")
+    file.replace(aside)
+    err.print(f"{file} cannot be read ({reason}); it is kept as {aside.name}.", markup=False)
+
+
+@contextmanager
+def naming_the_folder(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission into one sentence.
+
+    Raises:
+        ResultError: naming the file or folder and the reason.
+        ConfigError: a file stands where a folder is needed.
+    """
     try:
-        return int((folder / STEP_FILE).read_text())
-    except (OSError, ValueError):
-        return 0
+        yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{error.filename or path} is a file, but a folder is needed; choose another --output.") from error
+    except OSError as error:
+        where = error.filename or path
+        raise ResultError(f"{where} cannot be written ({error.strerror or error}); choose another --output.") from error

@@ -2,105 +2,156 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from dtbench.console import err
-from dtbench.runs.folder import read_step
-from dtbench.runs.launchers.worker import to_spec
-from dtbench.runs.plan import DONE, FAILED, RunPlan
+from dtbench.results.provenance import now
+from dtbench.results.schema import DONE, FAILED, INTERRUPTED, ErrorRecord
+from dtbench.runs.folder import naming_the_folder
+from dtbench.runs.launchers.worker import BUSY, write_plan
+from dtbench.runs.live import Display
+from dtbench.runs.plan import RunPlan
+from dtbench.runs.record import describe_score, has_finished, record_without_scores
+from dtbench.signals import describe_exit, kill_group, raise_if_stopped, times_stopped
 
 _POLL_S = 0.2
+#: Seconds that a worker has to record its run as interrupted.
 _GRACE_S = 30.0
+
+
+@dataclass
+class _Worker:
+    """A running worker process.
+
+    Attributes:
+        before: what identifies the result file that lay there before, to tell whether the worker wrote one.
+    """
+
+    plan: RunPlan
+    number: str
+    process: subprocess.Popen[bytes]
+    started: str
+    before: tuple[int, int] | None
 
 
 def run_all(plans: Sequence[RunPlan], jobs: int) -> list[str]:
     """Do the runs, at most `jobs` at a time, and return their statuses in order.
 
-    The cores are shared out between the jobs. What a worker prints goes to `log.txt` in the run's folder; a terminal
-    shows a bar for each running one.
+    The cores are divided among the jobs. What a worker prints goes to `log.txt` in the run's folder; a terminal shows a
+    bar for each running one. A run that another command is working on is left for last, and done only if that command
+    did not finish it. A worker that ends without a result, killed for lack of memory for instance, is recorded as
+    failed, and the others go on.
 
     Raises:
-        KeyboardInterrupt: after every worker was told to stop and has recorded its run as interrupted.
+        Stopped, KeyboardInterrupt: after every worker has stopped and its run is recorded as interrupted.
+        ResultError: a file cannot be written, e.g. because the disk is full; the workers are stopped first.
     """
-    waiting = list(enumerate(plans))
-    running: dict[int, subprocess.Popen[bytes]] = {}
+    waiting, elsewhere = deque(range(len(plans))), deque[int]()
+    running: dict[int, _Worker] = {}
     statuses = [FAILED] * len(plans)
-    with _bars() as show:
+    jobs = max(1, jobs)
+    with Display(plans) as display:
         try:
-            while waiting or running:
-                while waiting and len(running) < max(1, jobs):
-                    index, plan = waiting.pop(0)
-                    running[index] = _start(plan, f"{index + 1}/{len(plans)}", jobs)
+            while waiting or elsewhere or running:
+                raise_if_stopped()
+                for index in [index for index, worker in running.items() if worker.process.poll() is not None]:
+                    worker = running.pop(index)
+                    if worker.process.returncode == BUSY:
+                        elsewhere.append(index)
+                    else:
+                        statuses[index] = _finish(worker)
+                while waiting and len(running) < jobs:
+                    index = waiting.popleft()
+                    if plans[index].folder.is_locked():
+                        err.print(f"{plans[index].label}: another command is working on it; left for last", markup=False)
+                        elsewhere.append(index)
+                    else:
+                        running[index] = _start(plans[index], f"{index + 1}/{len(plans)}", jobs)
+                if not waiting and len(running) < jobs:
+                    for index in [index for index in elsewhere if not plans[index].folder.is_locked()][:1]:
+                        elsewhere.remove(index)
+                        if has_finished(plans[index]):
+                            statuses[index] = DONE
+                            err.print(f"{plans[index].label}: finished by another command", markup=False)
+                        else:
+                            running[index] = _start(plans[index], f"{index + 1}/{len(plans)}", jobs)
+                display.show([worker.plan for worker in running.values()])
                 time.sleep(_POLL_S)
-                show([plans[index] for index in running])
-                for index in [index for index, process in running.items() if process.poll() is not None]:
-                    statuses[index] = DONE if running.pop(index).returncode == 0 else FAILED
-                    _report(plans[index], statuses[index], f"{index + 1}/{len(plans)}")
-        except KeyboardInterrupt:
+        except BaseException:
             _stop(list(running.values()))
             raise
     return statuses
 
 
-@contextmanager
-def _bars() -> Iterator[Callable[[Sequence[RunPlan]], None]]:
-    """Yield `show(running plans)`: a bar of training steps for each on a terminal, nothing elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        bars: dict[str, TaskID] = {}
-
-        def show(plans: Sequence[RunPlan]) -> None:
-            for label in set(bars) - {plan.label for plan in plans}:
-                progress.remove_task(bars.pop(label))
-            for plan in plans:
-                if plan.label not in bars:
-                    bars[plan.label] = progress.add_task(plan.label, total=plan.config.training.steps)
-                progress.update(bars[plan.label], completed=read_step(plan.folder))
-
-        yield show
-
-
-def _start(plan: RunPlan, number: str, jobs: int) -> subprocess.Popen[bytes]:
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    spec = plan.folder / "spec.json"
-    spec.write_text(json.dumps(to_spec(plan), indent=2) + "\n")
-    threads = max(1, (os.cpu_count() or 1) // (max(1, jobs) * plan.config.hardware.devices))
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "DTBENCH_RUN_NUMBER": number}
-    with (plan.folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "dtbench.runs.launchers.worker", str(spec)],
+def _start(plan: RunPlan, number: str, jobs: int) -> _Worker:
+    folder = plan.folder
+    folder.create()
+    started, before = now(), _identify(plan)
+    with naming_the_folder(folder.path):
+        write_plan(plan)
+        log = folder.log.open("ab")
+    threads = max(1, (os.cpu_count() or 1) // (jobs * plan.config.hardware.devices))
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUTF8": "1"}
+    environment |= {"DTBENCH_RUN_NUMBER": number, "DTBENCH_PARENT": str(os.getpid())}
+    with log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dtbench.runs.launchers.worker", str(folder.plan)],
             env=environment,
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C reaches us; we tell the workers
+            start_new_session=True,  # Ctrl-C reaches us, and we tell the workers
         )
+    return _Worker(plan, number, process, started, before)
 
 
-def _report(plan: RunPlan, status: str, number: str) -> None:
-    log = plan.folder / "log.txt"
-    lines = log.read_text(errors="replace").splitlines()
-    said = [line for line in lines if line.startswith(number)]
-    if said:
-        err.print(said[-1], markup=False)
-    elif status != DONE:
-        err.print(f"{number} {plan.label}: the worker ended without a word; see {log}", markup=False)
+def _identify(plan: RunPlan) -> tuple[int, int] | None:
+    """Return what changes when the result is written anew: a renamed file has another inode."""
+    try:
+        status = plan.result_path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.terminate()
+def _finish(worker: _Worker) -> str:
+    """Return the status of an ended worker's run; record the failure of one that left no result."""
+    plan, code = worker.plan, worker.process.returncode
+    kill_group(worker.process.pid)  # other ranks of its own may be left
+    if _identify(plan) != worker.before:
+        err.print(describe_score(plan, worker.number), markup=False)
+        return DONE if code == 0 else FAILED
+    words, signal_name = describe_exit(code)
+    error = ErrorRecord(
+        type="WorkerEnded",
+        message=f"The worker process {words} without a result.",
+        traceback="",
+        exit_code=None if signal_name else code,
+        signal=signal_name,
+        log_tail=plan.folder.log_tail(),
+    )
+    record_without_scores(plan, FAILED, worker.started, error)
+    err.print(f"{worker.number} {plan.label}: failed: {error.message} Its log: {plan.folder.log}", markup=False)
+    return FAILED
+
+
+def _stop(workers: list[_Worker]) -> None:
+    """Ask all workers to stop, wait until they have, and record what they could not; a second signal hurries."""
+    for worker in workers:
+        worker.process.terminate()
     deadline = time.monotonic() + _GRACE_S
-    for process in processes:
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
+    while any(worker.process.poll() is None for worker in workers):
+        if time.monotonic() > deadline or times_stopped() > 1:
+            break
+        time.sleep(_POLL_S / 2)
+    for worker in workers:
+        kill_group(worker.process.pid)
+        worker.process.wait()
+        if _identify(worker.plan) == worker.before:
+            record_without_scores(worker.plan, INTERRUPTED, worker.started)

@@ -1,4 +1,4 @@
-"""One run in a process of its own: `python -m dtbench.runs.launchers.worker SPEC.json`.
+"""One run in a process of its own: `python -m dtbench.runs.launchers.worker …/plan.json`.
 
 Lightning's DDP starts this command again for the other ranks, which is why a run on several devices gets its own
 process: the other ranks then repeat this run and nothing else.
@@ -8,58 +8,50 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import Any
 
-from dtbench.config import RunConfig, from_dict
-from dtbench.registry import model_entry
-from dtbench.runs.job import run_one
-from dtbench.runs.plan import DONE, RunPlan
-from dtbench.suites.suites import load_suite
+from dtbench.console import err
+from dtbench.errors import DtbenchError
+from dtbench.processes import end_with_parent
+from dtbench.signals import Stopped, raise_on_signals
 
-
-def to_spec(plan: RunPlan) -> dict[str, Any]:
-    """Describe a plan in plain JSON values."""
-    return {
-        "model": plan.model.name,
-        "suite": plan.suite.file,
-        "task": plan.task.id,
-        "source": plan.source,
-        "preset": plan.preset,
-        "config": plan.config.to_dict(),
-        "is_preset_config": plan.is_preset_config,
-        "seed": plan.seed,
-        "output": str(plan.output.resolve()),
-    }
-
-
-def from_spec(spec: dict[str, Any]) -> RunPlan:
-    """Rebuild the plan that `to_spec` described."""
-    entry, suite = model_entry(spec["model"]), load_suite(spec["suite"])
-    config: RunConfig = from_dict(spec["config"], entry.load().Config)
-    return RunPlan(
-        model=entry,
-        suite=suite,
-        task=suite.task(spec["task"]),
-        source=spec["source"],
-        preset=spec["preset"],
-        config=config,
-        is_preset_config=spec["is_preset_config"],
-        seed=spec["seed"],
-        output=Path(spec["output"]),
-    )
+#: Exit code of a worker whose run another process is working on (EX_TEMPFAIL of sysexits.h).
+BUSY = 75
+#: Environment variables from the launcher: the run's number for messages, and the launcher's process id.
+RUN_NUMBER, LAUNCHER_PID = "DTBENCH_RUN_NUMBER", "DTBENCH_LAUNCHER_PID"
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped worker records itself as interrupted
-    plan = from_spec(json.loads(Path(sys.argv[1]).read_text()))
-    number = os.environ.get("DTBENCH_RUN_NUMBER", "1/1")
+    """Do the run; return 0 if it succeeded, 1 if it failed, `BUSY`, or 128 + the signal that stopped it."""
     try:
-        return 0 if run_one(plan, number) == DONE else 1
-    except KeyboardInterrupt:
-        return 130
+        raise_on_signals()
+        _end_with_launcher()
+        return _run(Path(sys.argv[1]))
+    except Stopped as stopped:
+        return stopped.exit_code
+    except DtbenchError as error:  # the result itself could not be written
+        err.print(str(error), markup=False)
+        return 1
+
+
+def _end_with_launcher() -> None:
+    """The first rank watches the launcher, the others watch the first rank, which started them."""
+    launcher = os.environ.get(LAUNCHER_PID)
+    end_with_parent(int(launcher) if launcher and "LOCAL_RANK" not in os.environ else None)
+
+
+def _run(file: Path) -> int:
+    from dtbench.results.schema import DONE
+    from dtbench.runs.folder import Busy
+    from dtbench.runs.job import run_one
+    from dtbench.runs.plan import RunPlan
+
+    plan = RunPlan.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    try:
+        return 0 if run_one(plan, os.environ.get(RUN_NUMBER, "1/1")) == DONE else 1
+    except Busy:
+        return BUSY
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""What a person sees while runs are under way: a bar per run on a terminal, a line a minute elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from dtbench.console import err
+from dtbench.runs.folder import Progress as RunProgress
+from dtbench.runs.plan import RunPlan
+
+_LINE_EVERY_S = 60.0
+
+
+class Display:
+    """Shows the training steps, loss and remaining time of the running ones among `plans`."""
+
+    def __init__(self, plans: Sequence[RunPlan]) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeRemainingColumn(),
+        )
+        self._numbers = {plan.label: f"{number}/{len(plans)}" for number, plan in enumerate(plans, start=1)}
+        self._bars = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Display:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def show(self, running: Sequence[RunPlan]) -> None:
+        """Bring the display up to date with the running plans."""
+        if err.is_terminal:
+            self._update_bars(running)
+        elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            for plan in running:
+                err.print(f"{self._numbers[plan.label]} {describe(plan)}", markup=False)
+
+    def _update_bars(self, running: Sequence[RunPlan]) -> None:
+        for label in set(self._tasks) - {plan.label for plan in running}:
+            self._bars.remove_task(self._tasks.pop(label))
+        for plan in running:
+            if plan.label not in self._tasks:
+                total = plan.config.training.steps
+                self._tasks[plan.label] = self._bars.add_task(escape(plan.label), total=total, loss="")
+            progress = plan.folder.read_progress()
+            self._bars.update(self._tasks[plan.label], completed=progress.step, loss=_loss(progress))
+
+
+def describe(plan: RunPlan) -> str:
+    """Describe a running run in one line: step, loss and remaining time of its training."""
+    steps, progress = plan.config.training.steps, plan.folder.read_progress()
+    if progress.step == 0:
+        doing = "evaluating" if plan.folder.final.is_file() else "starting"
+        return f"{plan.label}: {doing}"
+    left = duration((steps - progress.step) / progress.steps_per_s) if progress.steps_per_s else "unknown time"
+    loss = _loss(progress)
+    return f"{plan.label}: step {progress.step:,} of {steps:,}{f', {loss}' if loss else ''}, {left} left to train"
+
+
+def duration(seconds: float) -> str:
+    """Say a duration roughly.
+
+    >>> duration(40), duration(200), duration(9000)
+    ('1 min', '3 min', '2.5 h')
+    """
+    if seconds < 90 * 60:
+        return f"{max(1, round(seconds / 60))} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _loss(progress: RunProgress) -> str:
+    return "" if progress.loss is None else f"loss {progress.loss:.4g}"
