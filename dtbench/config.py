@@ -1,4 +1,4 @@
-"""One run's configuration, typed: model < preset < suite < task < file < --set, later ones win."""
+"""One run's configuration, composed once and typed: model < preset < suite < task < file < --set, later ones win."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
@@ -15,6 +15,9 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationE
 from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.resources import resource
 from dtbench.suites.suites import Suite, Task, read_mapping
+
+#: Keys of the section `training` that do not change what a run computes, so that they are not hashed.
+NOT_HASHED = frozenset({"log_every", "checkpoint_every"})
 
 
 @dataclass
@@ -59,7 +62,7 @@ class EvaluationConfig:
 
 @dataclass
 class HardwareConfig:
-    """Passed to Lightning's Trainer; not part of a configuration's identity."""
+    """Passed to Lightning's Trainer; not part of the configuration's hash."""
 
     accelerator: str = "auto"
     devices: int = 1
@@ -81,18 +84,32 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts of str, int, float, bool, list and None."""
-        return plain(OmegaConf.to_container(OmegaConf.structured(self), resolve=True))
+        return cast(dict[str, Any], plain(OmegaConf.to_container(OmegaConf.structured(self), resolve=True)))
 
     def hash(self) -> str:
         """Return 12 hex digits over everything that decides the result (hardware does not)."""
-        return hashlib.sha256(json.dumps(identity(self.to_dict()), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(hashed_part(self.to_dict()), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def identity(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the part of a plain configuration that decides what a run computes: its hash is taken over this."""
-    told = {"log_every", "checkpoint_every"}
+@dataclass(frozen=True)
+class ModelSettings:
+    """What a model contributes to its configuration.
+
+    Attributes:
+        name: key of the model's own parts of preset, suite and task.
+        config: dataclass that types the section `model`.
+        defaults: YAML file of the model's published settings; None where the dataclass is enough.
+    """
+
+    name: str
+    config: type
+    defaults: Path | None = None
+
+
+def hashed_part(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the part of a plain configuration that decides what a run computes; its hash is taken over this."""
     return {
-        section: {key: value for key, value in values.items() if section != "training" or key not in told}
+        section: {key: value for key, value in values.items() if section != "training" or key not in NOT_HASHED}
         for section, values in config.items()
         if section != "hardware"
     }
@@ -111,9 +128,7 @@ def from_dict(content: Mapping[str, Any], model_config: type) -> RunConfig:
     """Rebuild the configuration that `RunConfig.to_dict` wrote; `model_config` types the section `model`."""
     config = OmegaConf.structured(RunConfig)
     config.model = OmegaConf.structured(model_config)
-    resolved = OmegaConf.to_object(_merge(config, content, "stored configuration"))
-    assert isinstance(resolved, RunConfig)
-    return resolved
+    return _resolve(_merge(config, content, "stored configuration"))
 
 
 def preset_names() -> list[str]:
@@ -134,41 +149,41 @@ def load_preset(name: str) -> dict[str, Any]:
 
 
 def compose(
-    model_name: str,
-    model_config: type,
-    model_defaults: Path | None,
+    model: ModelSettings,
+    *,
     preset: Mapping[str, Any],
     suite: Suite,
     task: Task,
     file: Path | None = None,
     overrides: Iterable[str] = (),
 ) -> RunConfig:
-    """Merge a run's configuration from its layers and check every key and type.
+    """Merge a run's configuration from its layers and check every key, type and value.
 
     Args:
-        model_name: key of the per-model parts of preset, suite and task.
-        model_config: the model's `Config` dataclass, which types the section `model`.
-        model_defaults: the model's `baselines/<model>/config.yaml`; None where its dataclass says all.
+        model: what the model contributes (`ModelEntry.settings` of the registry).
+        preset: what `load_preset` returned.
+        suite: suite of the task.
+        task: task of the run.
+        file: YAML file merged over preset, suite and task.
         overrides: `section.key=value` strings of `--set`.
 
     Raises:
-        ConfigError: an unknown key or a wrong type, naming the layer and the key.
+        ConfigError: an unknown key, a wrong type or an impossible value; the message names the key.
     """
     config = OmegaConf.structured(RunConfig)
-    config.model = OmegaConf.structured(model_config)
+    config.model = OmegaConf.structured(model.config)
     layers: list[tuple[str, Mapping[str, Any]]] = []
-    if model_defaults is not None:
-        layers.append((f"baselines/{model_name}/config.yaml", read_mapping(model_defaults)))
+    if model.defaults is not None:
+        layers.append((f"baselines/{model.name}/config.yaml", read_mapping(model.defaults)))
     for where, layer in (("preset", preset), (f"suite {suite.name}", vars(suite)), (f"task {task.id}", vars(task))):
         layers.append((where, layer.get("config") or {}))
-        layers.append((f"{where}, models.{model_name}", (layer.get("models") or {}).get(model_name) or {}))
+        layers.append((f"{where}, models.{model.name}", (layer.get("models") or {}).get(model.name) or {}))
     if file is not None:
         layers.append((str(file), read_mapping(file)))
     layers.extend((f"--set {override}", _override(override)) for override in overrides)
     for where, layer in layers:
         config = _merge(config, layer, where) if layer else config
-    resolved = OmegaConf.to_object(config)
-    assert isinstance(resolved, RunConfig)
+    resolved = _resolve(config)
     _check(resolved)
     return resolved
 
@@ -183,7 +198,7 @@ def _override(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r} is not of the form section.key=value, e.g. --set training.steps=1000.")
     try:
-        return plain(OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=True))
+        return cast(dict[str, Any], plain(OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=True)))
     except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"--set {text!r} cannot be read: {error}") from error
 
@@ -204,6 +219,20 @@ def _merge(config: DictConfig, layer: Mapping[str, Any], where: str) -> DictConf
         raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{reason}.") from error
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _resolve(config: DictConfig) -> RunConfig:
+    """Return the merged configuration as dataclasses.
+
+    Raises:
+        ConfigError: a value is missing (`???`) or impossible.
+    """
+    try:
+        resolved = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"The configuration is incomplete: {str(error).splitlines()[0]}.") from error
+    assert isinstance(resolved, RunConfig)
+    return resolved
 
 
 def _check(config: RunConfig) -> None:

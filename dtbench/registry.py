@@ -18,6 +18,7 @@ from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.resources import resource
 
 if TYPE_CHECKING:
+    from dtbench.config import ModelSettings
     from dtbench.models.base import OfflineModule
 
 #: A package announces its models with `[project.entry-points."dtbench.models"] name = "package.module:Class"`.
@@ -41,6 +42,13 @@ class ModelEntry:
             return resource("baselines", self.name, "config.yaml")
         beside = Path(inspect.getfile(self.load())).with_suffix(".yaml")
         return beside if beside.is_file() else None
+
+    @property
+    def settings(self) -> ModelSettings:
+        """What the model contributes to its configuration; imports the model."""
+        from dtbench.config import ModelSettings
+
+        return ModelSettings(self.name, self.load().Config, self.defaults)
 
     def load(self) -> type[OfflineModule]:
         """Import and return the model's class.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from dtbench.config import RunConfig, compose, from_dict, load_preset, preset_names, task_layers
@@ -12,8 +15,8 @@ from dtbench.suites.suites import load_suite, suite_names
 
 def build(*overrides: str, model: str = "gpt2_dtma", preset: str = "quick", file=None) -> RunConfig:
     entry, suite = model_entry(model), load_suite("d4rl-short")
-    typed = entry.load().Config
-    return compose(model, typed, entry.defaults, load_preset(preset), suite, suite.tasks[0], file, overrides)
+    layer, task = load_preset(preset), suite.tasks[0]
+    return compose(entry.settings, preset=layer, suite=suite, task=task, file=file, overrides=overrides)
 
 
 @pytest.mark.parametrize("model", list(MODELS))
@@ -21,10 +24,10 @@ def build(*overrides: str, model: str = "gpt2_dtma", preset: str = "quick", file
 @pytest.mark.parametrize("suite", suite_names())
 def test_every_shipped_configuration_loads(model, preset, suite):
     entry, loaded = model_entry(model), load_suite(suite)
-    typed = entry.load().Config
+    settings = entry.settings
     for task in {task_layers(task, model): task for task in loaded.tasks}.values():
-        config = compose(model, typed, entry.defaults, load_preset(preset), loaded, task)
-        assert from_dict(config.to_dict(), typed).hash() == config.hash()
+        config = compose(settings, preset=load_preset(preset), suite=loaded, task=task)
+        assert from_dict(config.to_dict(), settings.config).hash() == config.hash()
 
 
 def test_dt_defaults_are_the_papers():
@@ -53,7 +56,7 @@ def test_the_papers_own_optimiser_for_its_mazes():
     entry, suite = model_entry("gpt2_dtma"), load_suite("d4rl-long")
     file, paper = entry.defaults.with_name("pointmaze.yaml"), load_preset("paper")
     task = suite.task("pointmaze-dtma-large")
-    config = compose("gpt2_dtma", entry.load().Config, entry.defaults, paper, suite, task, file)
+    config = compose(entry.settings, preset=paper, suite=suite, task=task, file=file)
     windows, batch, epochs, every = 1000 * 300, 256, 40, 20
     iterations = -(-windows * 4 // 5 // batch)
     gate_steps = -(-iterations // every)
@@ -124,3 +127,22 @@ def test_missing_and_broken_files_are_refused(tmp_path):
     broken.write_text("training: [unclosed\n")
     with pytest.raises(ConfigError, match="not readable YAML"):
         build(file=broken)
+
+
+RESULTS = Path(__file__).parents[1] / "leaderboards" / "results"
+
+
+@pytest.mark.skipif(not RESULTS.is_dir(), reason="the committed results are not in this copy")
+def test_hashes_of_committed_results_still_hold():
+    """Results are found again by their hash: a changed default would orphan them."""
+    seen = set()
+    for path in sorted(RESULTS.glob("*/*/*/*/*/seed-0.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not record["model"]["is_preset_config"]:
+            continue
+        model, suite = model_entry(record["model"]["name"]), load_suite(record["suite"]["name"])
+        task = suite.task(record["task"]["id"])
+        config = compose(model.settings, preset=load_preset(record["preset"]), suite=suite, task=task)
+        assert config.hash() == record["model"]["config_hash"], path
+        seen.add((record["preset"], model.name, task.id))
+    assert ("quick", "dt", "hopper-medium") in seen

@@ -56,9 +56,9 @@ def windows(store) -> Windows:
 def module(name: str, preset: str, *overrides: str):
     entry, suite = model_entry(name), load_suite("d4rl-short")
     layer, task = load_preset(preset), suite.tasks[0]
-    config = compose(name, entry.load().Config, entry.defaults, layer, suite, task, None, overrides)
+    config = compose(entry.settings, preset=layer, suite=suite, task=task, overrides=overrides)
     dims = {"observation_dim": OBSERVATION_DIM, "action_dim": ACTION_DIM, "max_timesteps": 1000}
-    return entry.load()(config.to_dict(), dims)
+    return entry.load()(config, dims)
 
 
 def test_open_a_store_of_a_million_steps(benchmark, store):

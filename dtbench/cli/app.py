@@ -121,8 +121,7 @@ def show_model(
 
     entry, loaded = model_entry(name), load_suite(suite)
     chosen = loaded.task(task) if task else loaded.tasks[0]
-    typed = entry.load().Config
-    config = compose(entry.name, typed, entry.defaults, load_preset(preset), loaded, chosen, None, set_)
+    config = compose(entry.settings, preset=load_preset(preset), suite=loaded, task=chosen, overrides=set_)
     content: dict[str, Any] = {"name": entry.name, "title": entry.title, "paper": entry.paper}
     content |= {"config_hash": config.hash(), "config": config.to_dict()}
     if json_:

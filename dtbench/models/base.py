@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import lightning
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError
 
-from dtbench.config import OptimizerConfig, TrainingConfig
+from dtbench.config import RunConfig, from_dict
 from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TrajectoryEmbedding
 
 Window = dict[str, Tensor]
@@ -23,33 +24,43 @@ class OfflineModule(lightning.LightningModule):
     """A learning method: `loss` for training, `act` for evaluation.
 
     Args:
-        config: plain dict with the sections `model`, `optimizer` and `training` of `RunConfig`.
+        config: the run's configuration; its section `model` is an instance of this class's `Config`.
         dims: `observation_dim`, `action_dim`, `max_timesteps` (the longest episode) as int.
         seed: seeds the initial weights and everything random in training, e.g. dropout.
 
-    Both dicts are saved in the checkpoint as hyper-parameters; they hold str, int, float, bool, list and None only, so
-    that checkpoints load with `weights_only=True`.
+    A checkpoint holds these arguments as plain values (str, int, float, bool, list, dict and None), so that it loads
+    with `weights_only=True`; `from_checkpoint` rebuilds the model from it.
     """
 
     #: Dataclass of the section `model` of this model's configuration.
     Config: ClassVar[type]
 
-    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+    #: The section `model` of the configuration: an instance of `Config`.
+    options: Any
+
+    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__()
-        self.save_hyperparameters(
-            {
-                "config": {section: dict(config[section]) for section in ("model", "optimizer", "training")},
-                "dims": dict(dims),
-                "seed": seed,
-            }
-        )
-        self.options = self.Config(**config["model"])
-        self.optimizer_config = OptimizerConfig(**config["optimizer"])
-        self.context_length = TrainingConfig(**config["training"]).context_length
+        self.save_hyperparameters({"config": config.to_dict(), "dims": dict(dims), "seed": seed})
+        self.options = config.model
+        self.optimizer_config = config.optimizer
+        self.context_length = config.training.context_length
         self.seed, self.step = seed, 0
         self.recent_losses: Tensor  # in the checkpoint, so that a resumed run ends with the same figure
         self.register_buffer("recent_losses", torch.full((_RECENT,), torch.nan))
         torch.manual_seed(seed)  # the subclass builds its layers next
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> Self:
+        """Rebuild a model from a checkpoint that Lightning wrote; its weights are on the CPU.
+
+        Raises:
+            ConfigError: the file is not a checkpoint of this model.
+        """
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        arguments = checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY]
+        module = cls(from_dict(arguments["config"], cls.Config), arguments["dims"], arguments["seed"])
+        module.load_state_dict(checkpoint["state_dict"])
+        return module
 
     @classmethod
     def prepare(cls, options: Any) -> None:
@@ -167,7 +178,7 @@ class SequencePolicy(OfflineModule):
     trunk: Any  # `Trunk`, or an adapter with its call
     head: nn.Module
 
-    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
         self.action_error = MeanAbsoluteError()
 

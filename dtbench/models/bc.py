@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError
 
+from dtbench.config import RunConfig
 from dtbench.errors import ConfigError
 from dtbench.models.base import OfflineModule, Window
 
@@ -41,7 +42,7 @@ class BehaviourCloning(OfflineModule):
 
     Config = BehaviourCloningConfig
 
-    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
         layers: list[nn.Module] = []
         width = dims["observation_dim"]

@@ -14,6 +14,7 @@ from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 from torch.func import functional_call
 
+from dtbench.config import RunConfig
 from dtbench.errors import ConfigError
 from dtbench.models.base import OfflineModule, Window
 
@@ -126,7 +127,7 @@ class ConservativeQLearning(OfflineModule):
 
     Config = CqlConfig
 
-    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
         options = self.options
         sizes = (dims["observation_dim"], dims["action_dim"], options.width)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
+from dtbench.config import RunConfig
 from dtbench.errors import ConfigError
 from dtbench.models.base import SequenceConfig, SequencePolicy
 from dtbench.models.parts.heads import ActionHead
@@ -42,7 +42,7 @@ class DecisionConvFormer(SequencePolicy):
 
     Config = DecisionConvFormerConfig
 
-    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
         options = self.options
         self.embedding = TrajectoryEmbedding(

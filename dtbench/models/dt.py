@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from dtbench.config import RunConfig
 from dtbench.models.base import SequenceConfig, SequencePolicy
 from dtbench.models.parts.heads import ActionHead
 from dtbench.models.parts.mixers import Attention
@@ -17,7 +17,7 @@ class DecisionTransformer(SequencePolicy):
 
     Config = SequenceConfig
 
-    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
         options = self.options
         self.embedding = TrajectoryEmbedding(

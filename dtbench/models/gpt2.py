@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dtbench.config import RunConfig
 from dtbench.errors import ConfigError
 from dtbench.models.backbone.load import Backbone, load_backbone
 from dtbench.models.backbone.text import WIKITEXT, open_text
@@ -77,7 +78,7 @@ class Gpt2Policy(SequencePolicy):
 
     Config = Gpt2Config
 
-    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
         options = self.options
         backbone = options.load()

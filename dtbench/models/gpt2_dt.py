@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dtbench.config import RunConfig
 from dtbench.errors import ConfigError
 from dtbench.models.base import Window
 from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy, one_of
@@ -53,7 +53,7 @@ class Gpt2Dt(Gpt2Policy):
     Config = Gpt2DtConfig
     centres: Tensor | None
 
-    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
         options, tables = self.options, self.backbone.language
         if options.extended_positions:

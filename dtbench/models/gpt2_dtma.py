@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dtbench.config import RunConfig
 from dtbench.errors import ConfigError
 from dtbench.models.base import Window
 from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy, one_of
@@ -44,7 +45,7 @@ class Gpt2Dtma(Gpt2Policy):
 
     Config = Gpt2DtmaConfig
 
-    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
         if not isinstance(self.trunk, Trunk):
             raise ConfigError(f"GPT2-DTMA gates the heads of a GPT-2; backbone {self.weights} is not one.")

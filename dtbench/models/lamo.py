@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
+from dtbench.config import RunConfig
 from dtbench.errors import ConfigError
 from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy, one_of
 
@@ -46,7 +46,7 @@ class Lamo(Gpt2Policy):
     Config = LamoConfig
     language_learns = False
 
-    def __init__(self, config: Mapping[str, Any], dims: Mapping[str, int], seed: int = 0) -> None:
+    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
         options = self.options
         if options.trained != "full":

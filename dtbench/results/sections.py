@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dtbench.config import identity
+from dtbench.config import hashed_part
 from dtbench.errors import DtbenchError, ResultError, UnknownNameError
 from dtbench.registry import MODELS
 from dtbench.results.schema import Result
@@ -201,7 +201,7 @@ def _label(result: Result, own: dict[tuple[str, str], dict[str, Any]], several: 
 
 def _changes(preset: dict[str, Any], config: dict[str, Any]) -> list[str]:
     """Return what differs in a configuration as `key=value`, the section `model` left unsaid."""
-    before, after = _flat(identity(preset)), _flat(identity(config))
+    before, after = _flat(hashed_part(preset)), _flat(hashed_part(config))
     changed = [key for key in after if before.get(key) != after[key]]
     return [f"{key.removeprefix('model.')}={after[key]}" for key in changed]
 

@@ -89,7 +89,7 @@ def _train_and_evaluate(plan: RunPlan, number: str) -> dict[str, Any]:
 
     task, config = plan.task, plan.config
     store = open_store(plan.source, task.sources[plan.source], config.data.steps)
-    module = plan.model.load()(config.to_dict(), _dims(task, store), plan.seed)
+    module = plan.model.load()(config, _dims(task, store), plan.seed)
     data = _data_module(plan, store, module)
     protocol = _protocol(plan, store, data)
     reference = _reference(task, store)

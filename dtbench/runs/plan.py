@@ -111,8 +111,8 @@ def _configure(
     entry: ModelEntry, preset: dict[str, Any], suite: Suite, task: Task, file: Path | None, overrides: Sequence[str]
 ) -> tuple[RunConfig, bool]:
     """Return a run's configuration, and whether the user's file and overrides left it as the preset has it."""
-    typed = entry.load().Config
-    config = compose(entry.name, typed, entry.defaults, preset, suite, task, file, overrides)
+    settings = entry.settings
+    config = compose(settings, preset=preset, suite=suite, task=task, file=file, overrides=overrides)
     if file is None and not overrides:
         return config, True
-    return config, config.hash() == compose(entry.name, typed, entry.defaults, preset, suite, task).hash()
+    return config, config.hash() == compose(settings, preset=preset, suite=suite, task=task).hash()

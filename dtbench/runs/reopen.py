@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dtbench.config import from_dict
 from dtbench.errors import ConfigError
 from dtbench.registry import model_entry
 from dtbench.runs.folder import RUN_FILE
@@ -75,8 +76,7 @@ def open_run(folder: str | Path) -> tuple[dict[str, Any], OfflineModule, Protoco
         raise ConfigError(f"{folder} is not the folder of a run (it has no {RUN_FILE}): name …/seed-<n>.") from error
     if not (folder / FINAL).is_file():
         raise ConfigError(f"The run in {folder} is not trained yet (it has no {FINAL}); run it first.")
-    model = run_file["model"]
-    module = model_entry(model["name"]).load()(model["config"], run_file["dims"], run_file["seed"])
+    module = untrained(run_file)
     load_weights(module, folder / FINAL)
     settings = dict(run_file["protocol"])
     for name in ("state_mean", "state_std"):
@@ -87,7 +87,8 @@ def open_run(folder: str | Path) -> tuple[dict[str, Any], OfflineModule, Protoco
 def untrained(run_file: dict[str, Any]) -> OfflineModule:
     """Rebuild the module of a run as it was before its first step, in evaluation mode."""
     model = run_file["model"]
-    return model_entry(model["name"]).load()(model["config"], run_file["dims"], run_file["seed"]).eval()
+    model_class = model_entry(model["name"]).load()
+    return model_class(from_dict(model["config"], model_class.Config), run_file["dims"], run_file["seed"]).eval()
 
 
 def find_run(folder: str | Path, task: str | None = None) -> Path:

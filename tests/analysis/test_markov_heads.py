@@ -111,4 +111,4 @@ def test_heat_map_is_written(tmp_path):
     layers, heads = module_layers(build_model("gpt2_dtma"))
     markov_heat_map(analyze_layers(layers, heads), "tiny", tmp_path / "heads.png")
     assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
-    assert model_config("gpt2_dtma")["model"]["heads"] == heads
+    assert model_config("gpt2_dtma").model.heads == heads

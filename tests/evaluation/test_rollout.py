@@ -29,7 +29,7 @@ def policy(**config) -> DecisionTransformer:
     """Return a real DT with random weights, large enough that its matrix products are blocked."""
     dims = {"observation_dim": 11, "action_dim": 3, "max_timesteps": 1000}
     settings = model_config("dt", width=64, **config)
-    settings["training"]["context_length"] = 7
+    settings.training.context_length = 7
     return DecisionTransformer(settings, dims).eval()
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from dtbench.config import compose, load_preset
+from dtbench.config import RunConfig, compose, load_preset
 from dtbench.data.datamodule import TrajectoryDataModule
 from dtbench.data.episodes import Episode
 from dtbench.data.store import TrajectoryStore, build_store
@@ -37,13 +37,12 @@ BATCH = 8
 UNSEEN = 1e-6
 
 
-def model_config(name: str, **model: Any) -> dict[str, Any]:
-    """Return the smoke configuration of a model as a plain dict, with changes to its section `model`."""
-    entry, suite = model_entry(name), load_suite("d4rl-short")
+def model_config(name: str, **model: Any) -> RunConfig:
+    """Return the smoke configuration of a model, with changes to its section `model`."""
+    suite = load_suite("d4rl-short")
     overrides = [f"model.{key}={value}" for key, value in model.items()]
-    typed = entry.load().Config
-    config = compose(name, typed, entry.defaults, load_preset("smoke"), suite, suite.tasks[0], None, overrides)
-    return config.to_dict()
+    settings = model_entry(name).settings
+    return compose(settings, preset=load_preset("smoke"), suite=suite, task=suite.tasks[0], overrides=overrides)
 
 
 def build_model(name: str, seed: int = 0) -> OfflineModule:
@@ -254,7 +253,7 @@ def check_save_and_load(name: str, folder: Path) -> None:
     module.eval()
     path = folder / "latest.ckpt"
     assert torch.load(path, weights_only=True)["state_dict"].keys() == module.state_dict().keys()
-    loaded = type(module).load_from_checkpoint(path, weights_only=True).eval()
+    loaded = type(module).from_checkpoint(path).eval()
     window = windows(module)
     with torch.no_grad():
         assert torch.equal(loaded.act(window), module.act(window))

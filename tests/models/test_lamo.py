@@ -90,8 +90,8 @@ def test_what_learns(tmp_path, what):
 
 
 def test_hopper_is_the_papers_exception():
-    settings = model_config("lamo")["model"]  # its task is hopper-medium
-    assert (settings["embedding"], settings["head"], settings["tanh"]) == ("linear", "linear", True)
+    settings = model_config("lamo").model  # its task is hopper-medium
+    assert (settings.embedding, settings.head, settings.tanh) == ("linear", "linear", True)
     assert (LamoConfig().embedding, LamoConfig().head, LamoConfig().tanh) == ("mlp", "mlp", False)
 
 
@@ -165,7 +165,7 @@ def test_wikitext_is_written_from_the_hubs_files(gpt2, monkeypatch, tmp_path):
         name = f"wikitext-103-raw-v1/train-0000{part}-of-00002.parquet"
         files[name] = tmp_path / f"{part}.parquet"
         pyarrow.parquet.write_table(pyarrow.table({"text": lines}), files[name])
-    monkeypatch.setattr("dtbench.models.backbone.load.from_hub", lambda repo, name, **rest: files[name])
+    monkeypatch.setattr("dtbench.models.backbone.text.from_hub", lambda repo, name, **rest: files[name])
     monkeypatch.setenv("DTBENCH_HOME", str(tmp_path))
     path = wikitext_103()
     assert path.read_text() == " = Title = \n" + " The quick brown fox .\n" * 50
