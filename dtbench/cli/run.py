@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dtbench._version import __version__
 from dtbench.cli.output import Json, Models, Overrides, echo_json, split
 from dtbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dtbench.results.expectations import Verdict
+    from dtbench.runs.execute import RunSummary
+    from dtbench.runs.plan import RunPlan, RunRequest
 
 
 def run(
@@ -35,7 +40,9 @@ def run(
     accelerator: Annotated[str | None, typer.Option(help="Lightning's accelerator: auto, cpu, gpu.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices per run; more than one means DDP.")] = None,
     precision: Annotated[str | None, typer.Option(help="Lightning's precision, e.g. 32-true or bf16-mixed.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the planned runs and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the planned runs with an estimate of their time, and stop.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Train, evaluate and rank models on a suite.
@@ -44,18 +51,16 @@ def run(
     says which models it is for, so that --model may be left out; its expectations are checked at the end.
     """
     from dtbench.console import err, interruptible
-    from dtbench.runs import execute as runner
-    from dtbench.runs import plan
-    from dtbench.suites.suites import load_suite
+    from dtbench.runs.execute import execute
+    from dtbench.runs.plan import RunRequest, default_preset, plan_runs
 
-    chosen, reason = (preset, "asked for") if preset else plan.default_preset()
+    chosen, reason = (preset, "asked for") if preset else default_preset()
     err.print(f"dtbench {__version__}: preset {chosen} ({reason})", markup=False)
     hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
     flags = [f"hardware.{key}={value}" for key, value in hardware.items() if value is not None]
-    loaded = load_suite(suite)
-    plans = plan.plan_runs(
-        loaded,
-        split(model) or loaded.expected_models,
+    request = RunRequest(
+        suite=suite,
+        models=split(model),
         output=output,
         preset=chosen,
         seeds=_seeds(seeds),
@@ -63,69 +68,105 @@ def run(
         source=source,
         file=config,
         overrides=[*set_, *flags],
+        existing=existing,
+        jobs=jobs,
+        launcher=launcher,
     )
+    plans = plan_runs(request)
     if dry_run:
-        _print_plans(plans, json_)
+        _print_plans(request, plans, json_)
         return
     err.print(f"dtbench {__version__}: data from {', '.join(sorted({p.source for p in plans}))}", markup=False)
     with interruptible():
-        summary = runner.execute(plans, existing=existing, jobs=jobs, launcher=launcher)
-    _finish(summary, output, json_)
-    if not _as_expected(loaded, summary.results) or summary.failed:
+        summary = execute(request, plans)
+    _finish(request, summary, json_)
+    _print_verdicts(summary.verdicts)
+    if not summary.ok:
         raise typer.Exit(1)
 
 
-def _print_plans(plans: list[Any], as_json: bool) -> None:
+def _print_plans(request: RunRequest, plans: list[RunPlan], as_json: bool) -> None:
+    from dtbench.runs.estimate import estimate_seconds
+    from dtbench.runs.execute import default_jobs
+    from dtbench.runs.live import duration
+    from dtbench.runs.record import has_finished
+
+    jobs = request.jobs or default_jobs(plans)
+    finished = [has_finished(plan) for plan in plans]
+    seconds = estimate_seconds(plans, request.output, jobs)
     if as_json:
-        rows = [
-            {"model": p.model.name, "task": p.task.id, "source": p.source, "preset": p.preset, "seed": p.seed}
-            | {"config_hash": p.config.hash(), "result": str(p.result_path), "finished": p.result_path.is_file()}
-            for p in plans
-        ]
-        echo_json(rows)
+        echo_json([_as_row(*row) for row in zip(plans, finished, seconds, strict=True)])
         return
-    for plan in plans:
-        state = " (a result is there)" if plan.result_path.is_file() else ""
-        typer.echo(f"{plan.label} · {plan.source} · {plan.preset} → {plan.result_path}{state}")
+    for plan, done, taken in zip(plans, finished, seconds, strict=True):
+        state = "finished" if done else "unknown time" if taken is None else f"about {duration(taken)}"
+        typer.echo(f"{plan.label} · {plan.source} · {plan.preset} → {plan.result_path} ({state})")
+    left = [taken for done, taken in zip(finished, seconds, strict=True) if not done]
+    known = [taken for taken in left if taken is not None]
+    unknown = f", {len(left) - len(known)} of unknown time" if len(known) < len(left) else ""
+    typer.echo(f"{len(left)} runs to do{unknown}, {jobs} side by side: about {duration(sum(known) / jobs)} and the data")
 
 
-def _finish(summary: Any, output: Path, as_json: bool) -> None:
+def _as_row(plan: RunPlan, finished: bool, seconds: float | None) -> dict[str, Any]:
+    return {
+        "model": plan.model.name,
+        "task": plan.task.id,
+        "source": plan.source,
+        "preset": plan.preset,
+        "seed": plan.seed,
+        "config_hash": plan.config.hash(),
+        "changes": list(plan.changes),
+        "result": str(plan.result_path),
+        "finished": finished,
+        "estimated_seconds": None if seconds is None else round(seconds, 1),
+    }
+
+
+def _finish(request: RunRequest, summary: RunSummary, as_json: bool) -> None:
     """Print the table and write the markdown beside the results."""
     from dtbench.console import out
     from dtbench.results import leaderboard
+    from dtbench.results.sections import Selection
 
-    file = output / "leaderboard.md"
+    file = request.output / "leaderboard.md"
     if summary.results:
-        leaderboard.write(output, file)
+        leaderboard.write(request.output, file)
     if as_json:
-        echo_json(summary.results)
+        echo_json([result.to_dict() for result in summary.results])
         return
     if summary.results:
-        out.print(leaderboard.console_table(summary.results))
+        out.print(leaderboard.console_table(summary.results, Selection(tasks=request.tasks)))
         typer.echo(f"Leaderboard: {file}")
     if summary.failed:
         typer.echo(f"{summary.failed} runs failed; their results say why (status and error).", err=True)
 
 
-def _as_expected(suite: Any, results: list[Any]) -> bool:
-    """Print what the suite expects and whether it holds; True if nothing speaks against it."""
-    from dtbench.results.expectations import check
-
-    verdicts = check(suite, results) if suite.expected else []
+def _print_verdicts(verdicts: list[Verdict]) -> None:
     for verdict in verdicts:
         word = {True: "as expected", False: "NOT as expected", None: "not checked"}[verdict.holds]
         typer.echo(f"{verdict.expectation.task}: {word}: {verdict.said}", err=True)
         if verdict.holds is False:
             typer.echo(f"  expected because: {verdict.expectation.reason}", err=True)
-    return all(verdict.holds is not False for verdict in verdicts)
 
 
 def _seeds(text: str) -> list[int]:
+    """Read `0`, `0,1,2` or `0-4`.
+
+    Raises:
+        ConfigError: it is none of them, or a range is empty.
+    """
     seeds: list[int] = []
     try:
         for part in text.split(","):
             first, dash, last = part.strip().partition("-")
-            seeds.extend(range(int(first), int(last) + 1) if dash else [int(first)])
+            numbers = range(int(first), int(last) + 1) if dash else [int(first)]
+            if not numbers:
+                raise ConfigError(f"--seeds {text!r}: the range {part.strip()} is empty; write the smaller number first.")
+            if len(numbers) > _MOST_SEEDS:
+                raise ConfigError(f"--seeds {text!r} names {len(numbers):,} seeds; at most {_MOST_SEEDS:,} are possible.")
+            seeds.extend(numbers)
     except ValueError as error:
         raise ConfigError(f"--seeds {text!r} is not a list of seeds such as 0 or 0,1,2 or 0-4.") from error
     return seeds
+
+
+_MOST_SEEDS = 10_000

@@ -1,4 +1,4 @@
-"""Do the planned runs that are not done yet, here or side by side, after everything they need is there."""
+"""Do the planned runs that are not done yet, here or side by side, after everything they need has been prepared."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from dtbench.console import err, progress
-from dtbench.errors import ConfigError, UnknownNameError
-from dtbench.runs.job import run_one
-from dtbench.runs.plan import DONE, RunPlan, default_preset, plan_runs
-from dtbench.suites.suites import Suite, load_suite
+from dtbench.data.sources import is_ready, open_store
+from dtbench.errors import ConfigError, ResultError
+from dtbench.results.expectations import Verdict, check
+from dtbench.results.files import read_or_set_aside, read_result
+from dtbench.results.schema import DONE, Result
+from dtbench.runs.folder import Busy
+from dtbench.runs.plan import LAUNCHERS, RunPlan, RunRequest, plan_runs
+from dtbench.runs.preflight import check_hardware, check_models
+from dtbench.suites.suites import Suite
 
-EXISTING = ("skip", "rerun", "fail")
-LAUNCHERS = {"local": "dtbench.runs.launchers.local", "ray": "dtbench.runs.launchers.ray"}
 #: More processes than this wait for memory rather than for cores.
 _MOST_JOBS = 8
 #: Training steps below which a run is over before a process of its own has imported torch.
@@ -25,79 +28,93 @@ _WORTH_A_PROCESS = 100
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What `run` did: the results it can show now, and how many runs ended how."""
+    """What `run` did.
 
-    results: list[dict[str, Any]]
+    Attributes:
+        results: the planned runs' results that exist now, failed and interrupted ones included.
+        finished, skipped, failed: how many runs ended how; skipped ones were finished before.
+        verdicts: whether the suite's expectations hold, where it states some.
+    """
+
+    results: list[Result]
     finished: int
     skipped: int
     failed: int
+    verdicts: list[Verdict]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no run failed and no expectation is contradicted."""
+        return not self.failed and all(verdict.holds is not False for verdict in self.verdicts)
 
 
-def run(
-    suite: str | Suite = "d4rl-short",
-    models: Sequence[str] | str = ("dt",),
-    *,
-    output: str | Path = "results",
-    preset: str | None = None,
-    seeds: Sequence[int] = (0,),
-    tasks: Sequence[str] | None = None,
-    source: str = "auto",
-    file: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    existing: str = "skip",
-    jobs: int | None = None,
-    launcher: str = "local",
-) -> RunSummary:
+def run(suite: str | Suite = RunRequest.suite, models: Sequence[str] | str = (), **options: Any) -> RunSummary:
     """Train, evaluate and record `models` on the tasks of `suite`: the command `dtbench run` as a function.
 
     Args:
-        output: folder of results; finished runs found there are skipped, an interrupted one is resumed.
-        preset: `smoke`, `quick`, `learn` or `paper`; None chooses by the hardware.
-        overrides: `section.key=value`, as `--set`.
-        existing: what to do with a finished run: `skip`, `rerun` or `fail`.
-        jobs: runs in parallel, each in a process of its own; None chooses by the hardware (`default_jobs`).
-        launcher: `local` for this machine, `ray` for a Ray cluster (extra `ray`).
-    """
-    plans = plan_runs(
-        load_suite(suite) if isinstance(suite, str) else suite,
-        [models] if isinstance(models, str) else models,
-        output=Path(output),
-        preset=preset or default_preset()[0],
-        seeds=seeds,
-        tasks=tasks,
-        source=source,
-        file=Path(file) if file else None,
-        overrides=overrides,
-    )
-    return execute(plans, existing=existing, jobs=jobs, launcher=launcher)
-
-
-def execute(
-    plans: Sequence[RunPlan], *, existing: str = "skip", jobs: int | None = None, launcher: str = "local"
-) -> RunSummary:
-    """Do the planned runs; a failing one is recorded and the others go on.
+        options: the further attributes of `RunRequest`, e.g. `preset="quick"`, `seeds=range(5)`, `output="results"`.
 
     Raises:
-        ConfigError: `existing` is unknown, or is `fail` and a run is there already.
-        ResultError: a result could not be written.
-        KeyboardInterrupt: after the current run was recorded as interrupted.
+        DtbenchError: a user's mistake, found before the first run.
     """
-    if launcher not in LAUNCHERS:
-        raise UnknownNameError("launcher", launcher, LAUNCHERS)
-    todo = _not_done(plans, existing)
+    unknown = set(options) - set(RunRequest.__dataclass_fields__)
+    if unknown:
+        raise ConfigError(f"run() has no option {unknown.pop()!r}; known are {', '.join(RunRequest.__dataclass_fields__)}.")
+    for name in ("output", "file"):
+        if options.get(name) is not None:
+            options[name] = Path(options[name])
+    request = RunRequest(suite=suite, models=[models] if isinstance(models, str) else list(models), **options)
+    return execute(request, plan_runs(request))
+
+
+def execute(request: RunRequest, plans: Sequence[RunPlan]) -> RunSummary:
+    """Do the planned runs; a failing one is recorded and the others continue.
+
+    Raises:
+        ConfigError: `existing` is `fail` and a result exists; hardware or a model that cannot work here.
+        ResultError: a result could not be written.
+        Stopped, KeyboardInterrupt: after the current runs were recorded as interrupted.
+    """
+    todo = _not_done(plans, request.existing)
     skipped = len(plans) - len(todo)
     if skipped:
         err.print(f"{skipped} of {len(plans)} runs are finished already and are skipped.")
+    check_hardware(todo)
     prepare_models(todo)
     prepare_data(todo)
-    jobs = jobs or default_jobs(plans)
-    if launcher != "local" or jobs > 1 or any(plan.config.hardware.devices > 1 for plan in todo):
-        module = importlib.import_module(LAUNCHERS[launcher])
-        statuses = module.run_all(todo, jobs)
+    jobs = request.jobs or default_jobs(plans)
+    jobs = check_models(todo, jobs, asked_for=request.jobs is not None)
+    if request.launcher == "local" and jobs == 1 and not any(_is_worth_a_process(plan) for plan in todo):
+        statuses = _one_by_one(todo)
     else:
-        statuses = [run_one(plan, f"{number}/{len(todo)}") for number, plan in enumerate(todo, start=1)]
+        statuses = importlib.import_module(LAUNCHERS[request.launcher]).run_all(todo, jobs)
     failed = sum(status != DONE for status in statuses)
-    return RunSummary(finished_results(plans), len(todo) - failed, skipped, failed)
+    results = read_results(plans)
+    verdicts = check(plans[0].suite, results) if plans and plans[0].suite.expected else []
+    return RunSummary(results, len(todo) - failed, skipped, failed, verdicts)
+
+
+def _one_by_one(plans: Sequence[RunPlan]) -> list[str]:
+    """Do short runs in this process; those that another command is working on are waited for at the end."""
+    from dtbench.runs.job import run_one
+
+    statuses: dict[int, str] = {}
+    busy = []
+    for index, plan in enumerate(plans):
+        try:
+            statuses[index] = run_one(plan, f"{index + 1}/{len(plans)}")
+        except Busy:
+            busy.append(index)
+    if busy:
+        from dtbench.runs.launchers.local import run_all
+
+        statuses |= dict(zip(busy, run_all([plans[index] for index in busy], 1), strict=True))
+    return [statuses[index] for index in range(len(plans))]
+
+
+def _is_worth_a_process(plan: RunPlan) -> bool:
+    """Say whether a run is worth a process of its own, whose crash harms no other run."""
+    return plan.config.training.steps >= _WORTH_A_PROCESS or plan.config.hardware.devices > 1
 
 
 def default_jobs(plans: Sequence[RunPlan]) -> int:
@@ -109,26 +126,28 @@ def default_jobs(plans: Sequence[RunPlan]) -> int:
     """
     import torch
 
-    if all(plan.config.training.steps < _WORTH_A_PROCESS for plan in plans):
+    if not any(_is_worth_a_process(plan) for plan in plans):
         return 1
     wanted = {plan.config.hardware.accelerator for plan in plans}
-    if (torch.cuda.is_available() and wanted & {"auto", "gpu", "cuda"}) or any(
-        p.config.hardware.devices > 1 for p in plans
-    ):
+    on_gpu = torch.cuda.is_available() and wanted & {"auto", "gpu", "cuda"}
+    if on_gpu or any(plan.config.hardware.devices > 1 for plan in plans):
         return 1
     return max(1, min(len(plans), os.cpu_count() or 1, _MOST_JOBS))
 
 
-def finished_results(plans: Sequence[RunPlan]) -> list[dict[str, Any]]:
-    """Read the results of the planned runs that are there."""
-    from dtbench.results.files import read_result
-
-    return [read_result(plan.result_path) for plan in plans if plan.result_path.is_file()]
+def read_results(plans: Sequence[RunPlan]) -> list[Result]:
+    """Read the results of the planned runs that exist; one that cannot be read is named and left out."""
+    results = []
+    for plan in plans:
+        if plan.result_path.is_file():
+            try:
+                results.append(read_result(plan.result_path))
+            except ResultError as error:
+                err.print(str(error), markup=False)
+    return results
 
 
 def _not_done(plans: Sequence[RunPlan], existing: str) -> list[RunPlan]:
-    if existing not in EXISTING:
-        raise ConfigError(f"--existing must be {', '.join(EXISTING[:-1])} or {EXISTING[-1]}, not {existing!r}.")
     todo = []
     for plan in plans:
         if _status(plan) != DONE:
@@ -143,39 +162,36 @@ def _not_done(plans: Sequence[RunPlan], existing: str) -> list[RunPlan]:
 
 def _status(plan: RunPlan) -> str | None:
     """Return the status of the run's result, or None; an unreadable result is set aside and planned again."""
-    from dtbench.results.files import read_or_set_aside
-
     result = read_or_set_aside(plan.result_path)
-    if result is None or result["model"]["config_hash"] != plan.config.hash():
+    if result is None or result.model.config_hash != plan.config.hash():
         return None
-    return str(result["status"])
+    return result.status
 
 
 def _forget(plan: RunPlan) -> None:
-    import shutil
-
-    plan.result_path.unlink(missing_ok=True)
-    shutil.rmtree(plan.folder, ignore_errors=True)
+    """Delete a finished run, unless another command is already working on it."""
+    try:
+        with plan.folder.lock():
+            plan.result_path.unlink(missing_ok=True)
+            plan.folder.clear()
+    except Busy:
+        err.print(f"{plan.label}: another command is working on it already", markup=False)
 
 
 def prepare_models(plans: Sequence[RunPlan]) -> None:
     """Find, fetch or make what the models need, e.g. pretrained weights, before anything long begins."""
-    seen = []
+    prepared: list[Any] = []
     for plan in plans:
         wanted = (plan.model, plan.config.model)
-        if wanted not in seen:
-            seen.append(wanted)
+        if wanted not in prepared:
+            prepared.append(wanted)
             plan.model.load().prepare(plan.config.model)
 
 
 def prepare_data(plans: Sequence[RunPlan]) -> None:
     """Build or find every dataset before the first run, so that a missing one is known at once."""
-    from dtbench.data.sources import is_ready, open_store
-
-    wanted: dict[tuple[str, str, int], RunPlan] = {}
-    for plan in plans:
-        wanted.setdefault((plan.source, plan.task.sources[plan.source], plan.config.data.steps), plan)
-    missing = [key for key in wanted if not is_ready(*key)]
+    wanted = {(plan.source, plan.task.sources[plan.source], plan.config.data.steps) for plan in plans}
+    missing = [key for key in sorted(wanted) if not is_ready(*key)]
     for number, (source, dataset, steps) in enumerate(missing, start=1):
         how = f"building {source}/{dataset} ({steps:,} steps)" if source == "local" else f"importing {source}/{dataset}"
         err.print(f"data {number}/{len(missing)}: {how}", markup=False)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
-import traceback
-from dataclasses import asdict
+import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dtbench.config import RunConfig
 from dtbench.console import err, quieten_libraries
-from dtbench.runs.folder import RUN_FILE
-from dtbench.runs.plan import DONE, FAILED, INTERRUPTED, RunPlan
+from dtbench.data.sources import open_store
+from dtbench.environments.make import canonical_id
+from dtbench.errors import ConfigError
+from dtbench.results.files import write_result
+from dtbench.results.schema import DONE, FAILED, EpisodeScores, ErrorRecord, EvaluationRecord, Result, Scores
+from dtbench.runs.folder import RunFolder, set_aside
+from dtbench.runs.plan import RunPlan
+from dtbench.runs.record import RunRecord, begin, describe_outcome, has_finished
+from dtbench.signals import Stopped
 from dtbench.suites.scores import ReferenceScores
 from dtbench.suites.suites import Task
 
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
 
     from dtbench.data.datamodule import TrajectoryDataModule
     from dtbench.data.store import TrajectoryStore
-    from dtbench.evaluation.rollout import Protocol
+    from dtbench.evaluation.rollout import EvaluationProtocol
     from dtbench.models.base import OfflineModule
 
 
@@ -29,99 +34,93 @@ def run_one(plan: RunPlan, number: str = "1/1") -> str:
     """Do one run and write its result; return its status.
 
     Every exception but an interruption is the run's own failure: it is recorded with its traceback and shown in one
-    line, and the caller goes on with the next run.
+    line, and the caller continues with the next run.
+
+    Raises:
+        Busy: another process is working on this run.
+        Stopped, KeyboardInterrupt: after the run was recorded as interrupted.
     """
-    from dtbench.results import provenance
-    from dtbench.results.files import write_result
-    from dtbench.results.schema import new_result
+    if not _is_first_rank():  # the others train with it and have nothing to record
+        _train_and_evaluate(plan, number, begin(plan))
+        return DONE
+    with plan.folder.lock():
+        if has_finished(plan):  # by another command, while this one waited
+            return DONE
+        return _run_locked(plan, number)
 
+
+def _run_locked(plan: RunPlan, number: str) -> str:
     quieten_libraries()
-    started = provenance.now()
-    first_rank = int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0
+    result = begin(plan)
     try:
-        parts = _train_and_evaluate(plan, number)
-        status, error = DONE, None
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
-        if first_rank:
-            write_result(plan.result_path, new_result(_identity(plan), INTERRUPTED, started))
-        raise KeyboardInterrupt from None
+        result = _train_and_evaluate(plan, number, result)
+    except (Stopped, KeyboardInterrupt, SystemExit) as stop:  # Lightning turns KeyboardInterrupt into SystemExit
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            result = result.failed(ErrorRecord.from_exception(stop))
+        else:
+            write_result(plan.result_path, result.interrupted())
+            if isinstance(stop, Stopped):
+                raise
+            raise KeyboardInterrupt from None
     except Exception as failure:  # noqa: BLE001 - whatever a model raises must not stop the other runs
-        status, parts = FAILED, {}
-        error = {"type": type(failure).__name__, "message": str(failure), "traceback": traceback.format_exc()}
-        err.print(f"[red]{number} {plan.label}: failed[/red]: {type(failure).__name__}: {failure}", markup=True)
-    if first_rank:  # the others trained with it and have nothing to add
-        write_result(plan.result_path, new_result(_identity(plan), status, started, error=error, **parts))
-    return status
+        result = result.failed(ErrorRecord.from_exception(failure))
+    write_result(plan.result_path, result)
+    err.print(describe_outcome(plan, number), markup=False, style="red" if result.status == FAILED else None)
+    return result.status
 
 
-def _identity(plan: RunPlan) -> dict[str, Any]:
-    """Return the parts of a result that are known before the run."""
-    task, config = plan.task, plan.config
-    return {
-        "suite": {"name": plan.suite.name, "version": plan.suite.version},
-        "task": {
-            "id": task.id,
-            "source": plan.source,
-            "dataset_id": task.sources[plan.source],
-            "fingerprint": None,
-            "env_id": task.environment(plan.source),
-            "reference": asdict(task.reference),
-            "score_target": task.score_target,
-            "return_scale": task.return_scale,
-        },
-        "model": {
-            "name": plan.model.name,
-            "config_hash": config.hash(),
-            "is_preset_config": plan.is_preset_config,
-            "config": config.to_dict(),
-            "weights": None,
-        },
-        "preset": plan.preset,
-        "seed": plan.seed,
-    }
+def _is_first_rank() -> bool:
+    return int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0
 
 
-def _train_and_evaluate(plan: RunPlan, number: str) -> dict[str, Any]:
-    """Train from the last checkpoint on, evaluate the last weights, and return the measured parts of the result."""
-    from dtbench.data.sources import open_store
+def _train_and_evaluate(plan: RunPlan, number: str, result: Result) -> Result:
+    """Train from the last checkpoint on, evaluate the last weights, and return the result with what was measured."""
     from dtbench.evaluation.callback import EvaluationCallback
     from dtbench.runs.training import fit
 
     task, config = plan.task, plan.config
     store = open_store(plan.source, task.sources[plan.source], config.data.steps)
-    module = plan.model.load()(config, _dims(task, store), plan.seed)
+    dims = model_dims(task, store)
+    module = plan.model.load()(config, dims, plan.seed)
     data = _data_module(plan, store, module)
-    protocol = _protocol(plan, store, data)
+    protocol = _evaluation_protocol(plan, store, data)
     reference = _reference(task, store)
-    _prepare_folder(plan, store, protocol)
+    described = replace(
+        result.task,
+        dataset_id=str(store.metadata["dataset_id"]),
+        fingerprint=store.fingerprint,
+        env_id=canonical_id(protocol.env_id),
+        reference=reference,
+        kept_trajectories=_kept(data, store),
+    )
+    if _is_first_rank():
+        record = RunRecord(result.suite, described, result.model, plan.preset, plan.seed, dims, protocol.to_dict())
+        _prepare_folder(plan.folder, record)
     watch = []
     if config.evaluation.every:
         how = {"every": config.evaluation.every, "episodes": config.evaluation.episodes, "seed": plan.seed}
         watch = [EvaluationCallback(protocol, reference, task.score_target, **how)]
-    record = fit(module, data, config, plan.folder, [*watch])
+    training = fit(module, data, config, plan.folder, [*watch])
     if module.global_rank:
-        return {}
-    loss = "n/a" if record.final_loss is None else f"{record.final_loss:.4f}"
-    trained = f"{record.steps:,} steps in {record.wall_s:.0f} s ({record.steps_per_s:.1f}/s), loss {loss}"
+        return result
+    loss = "n/a" if training.final_loss is None else f"{training.final_loss:.4f}"
+    trained = f"{training.steps:,} steps in {training.wall_s:.0f} s ({training.steps_per_s:.1f}/s), loss {loss}"
     err.print(f"{number} {plan.label}: trained {trained}; evaluating", markup=False)
-    scores, seeds = _evaluate(module, plan, protocol, reference)
-    if watch:
-        scores["during_training"] = [list(entry) for entry in watch[0].history]
-    mean, spread = 100 * statistics.fmean(scores["normalized"]), 100 * statistics.pstdev(scores["normalized"])
-    err.print(f"{number} {plan.label}: score {mean:.1f} ± {spread:.1f} ({len(seeds)} episodes)", markup=False)
-    return {
-        "dataset_id": store.metadata["dataset_id"],
-        "fingerprint": store.fingerprint,
-        "environment": {
-            "env_id": protocol.env_id,
-            "reference": asdict(reference),
-            "kept_trajectories": _kept(data, store),
-        },
-        "weights": module.weights,
-        "scores": scores,
-        "training": asdict(record),
-        "evaluation": {"episodes": config.evaluation.episodes, "env_seeds": seeds},
-    }
+    per_target, seeds = _evaluate(module, plan, protocol, reference)
+    scored = per_target[str(task.score_target)]
+    return result.finished(
+        task=described,
+        initial_weights=module.initial_weights,
+        scores=Scores(
+            scored.returns,
+            scored.lengths,
+            scored.normalized,
+            per_target,
+            list(watch[0].history) if watch else None,
+        ),
+        training=training,
+        evaluation=EvaluationRecord(config.evaluation.episodes, seeds),
+    )
 
 
 def _data_module(plan: RunPlan, store: TrajectoryStore, module: OfflineModule) -> TrajectoryDataModule:
@@ -149,7 +148,8 @@ def _data_module(plan: RunPlan, store: TrajectoryStore, module: OfflineModule) -
     )
 
 
-def _dims(task: Task, store: TrajectoryStore) -> dict[str, int]:
+def model_dims(task: Task, store: TrajectoryStore) -> dict[str, int]:
+    """Return `observation_dim`, `action_dim` and `max_timesteps` of a task's data."""
     return {
         "observation_dim": store.observation_dim,
         "action_dim": store.action_dim,
@@ -157,19 +157,21 @@ def _dims(task: Task, store: TrajectoryStore) -> dict[str, int]:
     }
 
 
-def _protocol(plan: RunPlan, store: TrajectoryStore, data: TrajectoryDataModule) -> Protocol:
-    """Say how models are evaluated: Minari's datasets name their own environment, for others the task does."""
-    from dtbench.evaluation.rollout import Protocol
+def _evaluation_protocol(plan: RunPlan, store: TrajectoryStore, data: TrajectoryDataModule) -> EvaluationProtocol:
+    """Say how the model is evaluated: on windows like those it was trained on.
 
-    task, windows = plan.task, data.windows
-    own = plan.source == "minari"
-    return Protocol(
-        env_id=store.metadata["env_id"] if own else task.environment(plan.source),
-        max_episode_steps=task.max_episode_steps,
-        return_scale=task.return_scale,
+    Minari's datasets name their own environment, for others the task does.
+    """
+    from dtbench.evaluation.rollout import EvaluationProtocol
+
+    windows, own = data.windows, plan.source == "minari"
+    return EvaluationProtocol(
+        env_id=store.metadata["env_id"] if own else plan.task.environment(plan.source),
+        max_episode_steps=plan.task.max_episode_steps,
+        return_scale=windows.options.return_scale,
         state_mean=windows.state_mean.cpu().numpy(),
         state_std=windows.state_std.cpu().numpy(),
-        delayed_reward=task.delayed_reward,
+        delayed_reward=windows.options.delayed_reward,
         env_kwargs=store.metadata.get("env_kwargs", {}) if own else {},
     )
 
@@ -177,7 +179,7 @@ def _protocol(plan: RunPlan, store: TrajectoryStore, data: TrajectoryDataModule)
 def _kept(data: TrajectoryDataModule, store: TrajectoryStore) -> list[int] | None:
     """Return the trajectories that were trained on, by their number in the dataset; None stands for all."""
     kept = data.windows.kept_episodes
-    return None if len(kept) == store.num_episodes else kept.tolist()
+    return None if len(kept) == store.num_episodes else [int(episode) for episode in kept]
 
 
 def _reference(task: Task, store: TrajectoryStore) -> ReferenceScores:
@@ -186,40 +188,33 @@ def _reference(task: Task, store: TrajectoryStore) -> ReferenceScores:
     return task.reference if own is None else ReferenceScores(**own)
 
 
-def _prepare_folder(plan: RunPlan, store: TrajectoryStore, protocol: Protocol) -> None:
+def _prepare_folder(folder: RunFolder, record: RunRecord) -> None:
     """Describe the run beside its checkpoints; checkpoints of another configuration or other data are not resumed."""
-    import shutil
+    if folder.record.exists():
+        try:
+            before = RunRecord.read(folder)
+        except ConfigError as error:
+            set_aside(folder.record, str(error))
+            _remove_checkpoints(folder, "whose run is unknown")
+        else:
+            if not record.is_same_training(before):
+                _remove_checkpoints(folder, "of other data or another configuration")
+    record.write(folder)
 
-    identity = _identity(plan)
-    identity["task"] |= {"env_id": protocol.env_id, "reference": asdict(_reference(plan.task, store))}
-    description = {
-        **identity,
-        "fingerprint": store.fingerprint,
-        "dims": _dims(plan.task, store),
-        "protocol": {
-            "env_id": protocol.env_id,
-            "max_episode_steps": protocol.max_episode_steps,
-            "return_scale": protocol.return_scale,
-            "state_mean": protocol.state_mean.tolist(),
-            "state_std": protocol.state_std.tolist(),
-            "delayed_reward": protocol.delayed_reward,
-            "env_kwargs": dict(protocol.env_kwargs),
-        },
-    }
-    file = plan.folder / RUN_FILE
-    if file.is_file():
-        before = json.loads(file.read_text())
-        same = (before["fingerprint"], before["model"]["config_hash"]) == (store.fingerprint, plan.config.hash())
-        if not same:
-            err.print(f"{plan.folder} belongs to other data or another configuration; starting afresh.", markup=False)
-            shutil.rmtree(plan.folder)
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(description, indent=2) + "\n")
+
+def _remove_checkpoints(folder: RunFolder, whose: str) -> None:
+    found = [file for file in (folder.latest, folder.final, folder.training) if file.exists()]
+    if found:
+        err.print(f"{folder.path} has checkpoints {whose}; training starts afresh.", markup=False)
+    for file in found:
+        file.unlink()
+    for curves in ("csv", "tensorboard"):
+        shutil.rmtree(folder.path / curves, ignore_errors=True)
 
 
 def _evaluate(
-    module: OfflineModule, plan: RunPlan, protocol: Protocol, reference: ReferenceScores
-) -> tuple[dict[str, Any], list[int]]:
+    module: OfflineModule, plan: RunPlan, protocol: EvaluationProtocol, reference: ReferenceScores
+) -> tuple[dict[str, EpisodeScores], list[int]]:
     """Score the trained weights at the score target; further targets are diagnostics."""
     from dtbench.evaluation.rollout import evaluate
 
@@ -230,8 +225,8 @@ def _evaluate(
     for target in [task.score_target, *(task.targets if options.all_targets else ())]:
         done = evaluate(module, protocol, target, options.episodes, plan.seed, device)
         normalized = reference.normalize(done.returns).tolist()
-        per_target[str(target)] = {"returns": done.returns, "lengths": done.lengths, "normalized": normalized}
-    return {**per_target[str(task.score_target)], "per_target": per_target}, done.seeds
+        per_target[str(target)] = EpisodeScores(done.returns, done.lengths, normalized)
+    return per_target, done.seeds
 
 
 def _evaluation_device(config: RunConfig) -> torch.device:

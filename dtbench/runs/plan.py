@@ -2,23 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dtbench.config import RunConfig, compose, load_preset, task_layers
+from dtbench.config import RunConfig, changes, compose, from_dict, load_preset, task_layers
 from dtbench.console import err
-from dtbench.errors import ConfigError, SourceError
+from dtbench.data.sources import resolve_sources, unavailable_message
+from dtbench.errors import ConfigError, SourceError, UnknownNameError
 from dtbench.registry import ModelEntry, model_entry
-from dtbench.suites.suites import Suite, Task
+from dtbench.results.files import result_path
+from dtbench.runs.folder import RunFolder
+from dtbench.suites.suites import Suite, Task, load_suite, suite_from_dict
 
-DONE, FAILED, INTERRUPTED = "ok", "failed", "interrupted"
+EXISTING = ("skip", "rerun", "fail")
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What a user asks for, on the command line or from Python; both have the defaults that are written here.
+
+    Attributes:
+        suite: a suite's name, the path of its YAML file, or a `Suite`.
+        models: names, `package.module:Class` or `file.py:Class`; empty takes the models that the suite has
+            expectations of.
+        output: folder of results; finished runs found there are skipped, interrupted ones are resumed.
+        preset: `smoke`, `quick`, `learn` or `paper`; None chooses by the hardware.
+        tasks: ids of the suite's tasks; empty takes all whose data can be had.
+        source: where the data come from; `auto` takes the suite's order.
+        file: a YAML file merged over preset, suite and task.
+        overrides: `section.key=value`, as `--set`.
+        existing: what to do with a finished run: `skip`, `rerun` or `fail`.
+        jobs: runs side by side, each in a process of its own; None chooses by the hardware.
+        launcher: `local` for this machine, `ray` for a Ray cluster.
+    """
+
+    suite: str | Suite = "d4rl-short"
+    models: Sequence[str] = ()
+    output: Path = Path("results")
+    preset: str | None = None
+    seeds: Sequence[int] = (0,)
+    tasks: Sequence[str] = ()
+    source: str = "auto"
+    file: Path | None = None
+    overrides: Sequence[str] = ()
+    existing: str = "skip"
+    jobs: int | None = None
+    launcher: str = "local"
+
+    def __post_init__(self) -> None:
+        if self.existing not in EXISTING:
+            raise ConfigError(f"--existing must be {', '.join(EXISTING[:-1])} or {EXISTING[-1]}, not {self.existing!r}.")
+        if self.launcher not in LAUNCHERS:
+            raise UnknownNameError("launcher", self.launcher, LAUNCHERS)
+        if self.jobs is not None and self.jobs < 1:
+            raise ConfigError(f"--jobs must be at least 1, not {self.jobs}.")
+        if not self.seeds:
+            raise ConfigError("No seed is named; use e.g. --seeds 0 or --seeds 0-4.")
+        whole = all(type(seed) is int and 0 <= seed < MOST_SEED for seed in self.seeds)
+        if not whole or len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"Seeds must be distinct whole numbers from 0 to 2³² − 1, not {list(self.seeds)}.")
+        if self.output.exists() and not self.output.is_dir():
+            raise ConfigError(f"--output {self.output} is a file; results need a folder.")
+
+
+#: The launchers by name, and the modules that have their `run_all`.
+LAUNCHERS = {"local": "dtbench.runs.launchers.local", "ray": "dtbench.runs.launchers.ray"}
+#: Seeds are below this: NumPy's and gymnasium's generators take 32 bits.
+MOST_SEED = 2**32
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One run, fully decided: nothing about it is looked up later."""
+    """One run, fully decided: nothing about it is looked up later.
+
+    Attributes:
+        changes: what the user's file and overrides changed against the preset's configuration, `key=value` with the
+            section `model` left out; empty for the preset's own.
+    """
 
     model: ModelEntry
     suite: Suite
@@ -26,26 +88,55 @@ class RunPlan:
     source: str
     preset: str
     config: RunConfig
-    is_preset_config: bool
+    changes: tuple[str, ...]
     seed: int
     output: Path
 
     @property
     def label(self) -> str:
+        """Name the run in messages."""
         return f"{self.model.name} · {self.task.id} · seed {self.seed}"
 
     @property
     def result_path(self) -> Path:
         """Where the result is written: the path is the run's identity."""
-        from dtbench.results.files import result_path
-
-        model = self.model.name if self.is_preset_config else f"{self.model.name}+{self.config.hash()}"
+        model = f"{self.model.name}+{self.config.hash()}" if self.changes else self.model.name
         return result_path(self.output, self.suite.id, self.source, self.preset, model, self.task.id, self.seed)
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> RunFolder:
         """Where checkpoints and logs are kept, beside the result."""
-        return self.result_path.with_suffix("")
+        return RunFolder(self.result_path.with_suffix(""))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain JSON values, for a process of its own."""
+        return {
+            "model": self.model.target if ":" in self.model.name else self.model.name,
+            "suite": self.suite.to_dict(),
+            "task": self.task.id,
+            "source": self.source,
+            "preset": self.preset,
+            "config": self.config.to_dict(),
+            "changes": list(self.changes),
+            "seed": self.seed,
+            "output": str(self.output.resolve()),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> RunPlan:
+        """Rebuild the plan that `to_dict` described."""
+        entry, suite = model_entry(content["model"]), suite_from_dict(content["suite"], "plan.json")
+        return cls(
+            model=entry,
+            suite=suite,
+            task=suite.task(content["task"]),
+            source=content["source"],
+            preset=content["preset"],
+            config=from_dict(content["config"], entry.load().Config),
+            changes=tuple(content["changes"]),
+            seed=content["seed"],
+            output=Path(content["output"]),
+        )
 
 
 def default_preset() -> tuple[str, str]:
@@ -57,18 +148,7 @@ def default_preset() -> tuple[str, str]:
     return "quick", "no CUDA GPU is present"
 
 
-def plan_runs(
-    suite: Suite,
-    models: Sequence[str],
-    *,
-    output: Path,
-    preset: str,
-    seeds: Sequence[int] = (0,),
-    tasks: Sequence[str] | None = None,
-    source: str = "auto",
-    file: Path | None = None,
-    overrides: Sequence[str] = (),
-) -> list[RunPlan]:
+def plan_runs(request: RunRequest) -> list[RunPlan]:
     """Decide every run of model × task × seed, in an order that finishes one model's tasks before the next.
 
     Raises:
@@ -76,43 +156,55 @@ def plan_runs(
         ConfigError: a key or a value of the configuration.
         SourceError: no source of a task can be had.
     """
-    from dtbench.data.sources import resolve_sources, why_not
-
+    suite = load_suite(request.suite) if isinstance(request.suite, str) else request.suite
+    models = list(dict.fromkeys(request.models)) or suite.expected_models
     if not models:
         raise ConfigError("Name at least one model with --model, e.g. --model dt.")
-    if len(set(seeds)) != len(seeds) or any(seed < 0 for seed in seeds):
-        raise ConfigError(f"Seeds must be distinct and not negative, not {list(seeds)}.")
-    entries = [model_entry(name) for name in dict.fromkeys(models)]
+    entries = [model_entry(name) for name in models]
+    preset = request.preset or default_preset()[0]
     layer = load_preset(preset)
-    selected = suite.select(list(tasks or []))
-    sources = resolve_sources(selected, suite.sources, source)
-    without = [task for task in selected if task.id not in sources]
-    if without and (tasks or len(without) == len(selected)):
-        raise SourceError(why_not(without[0], source))
-    if without:  # nobody asked for these in particular
-        names = ", ".join(task.id for task in without)
-        err.print(f"Left out, for want of data: {names}. {why_not(without[0], source)}", markup=False)
+    sources = _choose_sources(suite, request)
     plans = []
     for entry in entries:
-        composed: dict[str, tuple[RunConfig, bool]] = {}  # most tasks of a suite are configured alike
-        for task in selected:
-            if task.id not in sources:
-                continue
-            chosen = sources[task.id]
+        composed: dict[str, tuple[RunConfig, tuple[str, ...]]] = {}  # most tasks of a suite are configured alike
+        for task, source in sources:
             layers = task_layers(task, entry.name)
             if layers not in composed:
-                composed[layers] = _configure(entry, layer, suite, task, file, overrides)
-            config, same = composed[layers]
-            plans += [RunPlan(entry, suite, task, chosen, preset, config, same, seed, Path(output)) for seed in seeds]
+                composed[layers] = _configure(entry, layer, suite, task, request)
+            config, changes = composed[layers]
+            plans += [
+                RunPlan(entry, suite, task, source, preset, config, changes, seed, request.output)
+                for seed in request.seeds
+            ]
     return plans
 
 
+def _choose_sources(suite: Suite, request: RunRequest) -> list[tuple[Task, str]]:
+    """Return the selected tasks with the source of each; tasks without data are left out unless they were asked for.
+
+    Raises:
+        SourceError: a task that was asked for has no data, or none has.
+    """
+    selected = suite.select(list(request.tasks))
+    sources = resolve_sources(selected, suite.sources, request.source)
+    missing = [task for task in selected if task.id not in sources]
+    if missing and (request.tasks or len(missing) == len(selected)):
+        raise SourceError(unavailable_message(missing[0], request.source))
+    if missing:
+        names = ", ".join(task.id for task in missing)
+        reason = unavailable_message(missing[0], request.source)
+        err.print(f"Left out because their data are not available: {names}. {reason}", markup=False)
+    return [(task, sources[task.id]) for task in selected if task.id in sources]
+
+
 def _configure(
-    entry: ModelEntry, preset: dict[str, Any], suite: Suite, task: Task, file: Path | None, overrides: Sequence[str]
-) -> tuple[RunConfig, bool]:
-    """Return a run's configuration, and whether the user's file and overrides left it as the preset has it."""
-    settings = entry.settings
-    config = compose(settings, preset=preset, suite=suite, task=task, file=file, overrides=overrides)
-    if file is None and not overrides:
-        return config, True
-    return config, config.hash() == compose(settings, preset=preset, suite=suite, task=task).hash()
+    entry: ModelEntry, preset: Mapping[str, Any], suite: Suite, task: Task, request: RunRequest
+) -> tuple[RunConfig, tuple[str, ...]]:
+    """Return a run's configuration, and what the user's file and overrides changed in the preset's."""
+    own = compose(entry.settings, preset=preset, suite=suite, task=task)
+    if request.file is None and not request.overrides:
+        return own, ()
+    changed = compose(
+        entry.settings, preset=preset, suite=suite, task=task, file=request.file, overrides=request.overrides
+    )
+    return changed, changes(own, changed)

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtbench.config import from_dict
-from dtbench.errors import ConfigError
+from dtbench.config import RunConfig, from_dict
+from dtbench.errors import ConfigError, ResultError
 from dtbench.registry import model_entry
-from dtbench.runs.folder import RUN_FILE
-from dtbench.suites.scores import ReferenceScores
+from dtbench.results.files import read_result
+from dtbench.runs.folder import RunFolder
+from dtbench.runs.record import RunRecord
 
 if TYPE_CHECKING:
-    from dtbench.evaluation.rollout import Protocol
+    from dtbench.evaluation.rollout import EvaluationProtocol
     from dtbench.models.base import OfflineModule
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A finished run: what it is, its trained module in evaluation mode, and how to drive the environment."""
+
+    record: RunRecord
+    config: RunConfig
+    module: OfflineModule
+    protocol: EvaluationProtocol
+
+    def untrained(self) -> OfflineModule:
+        """Build the module again as it was before its first step, in evaluation mode."""
+        return _build(self.record, self.config).eval()
 
 
 def evaluate_again(
@@ -31,17 +46,16 @@ def evaluate_again(
         One dict per target: target, returns, lengths, normalized, and mean and standard deviation of both.
 
     Raises:
-        ConfigError: the folder holds no finished run.
+        ConfigError: the folder holds no finished run, or one that cannot be read.
     """
     from dtbench.evaluation.rollout import evaluate
 
-    run_file, module, protocol = open_run(folder)
-    reference = ReferenceScores(**run_file["task"]["reference"])
+    run = open_run(folder)
     rows = []
-    for target in targets or [run_file["task"]["score_target"]]:
-        count = episodes or run_file["model"]["config"]["evaluation"]["episodes"]
-        done = evaluate(module, protocol, target, count, seed)
-        normalized = reference.normalize(done.returns).tolist()
+    for target in targets or [run.record.task.score_target]:
+        count = episodes or run.config.evaluation.episodes
+        done = evaluate(run.module, run.protocol, target, count, seed)
+        normalized = run.record.task.reference.normalize(done.returns).tolist()
         rows.append(
             {
                 "target": target,
@@ -57,54 +71,63 @@ def evaluate_again(
     return rows
 
 
-def open_run(folder: str | Path) -> tuple[dict[str, Any], OfflineModule, Protocol]:
-    """Return a finished run's description, its trained module in evaluation mode, and how to drive the environment.
+def open_run(path: str | Path) -> OpenedRun:
+    """Open a finished run.
 
     Raises:
-        ConfigError: the folder holds no finished run.
+        ConfigError: the folder holds no finished run; its files are damaged; or its weights are not those that the
+            result was measured with.
     """
-    import numpy as np
-
-    from dtbench.evaluation.rollout import Protocol
-    from dtbench.runs.folder import FINAL
     from dtbench.runs.training import load_weights
 
-    folder = Path(folder)
-    try:
-        run_file = json.loads((folder / RUN_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder} is not the folder of a run (it has no {RUN_FILE}): name …/seed-<n>.") from error
-    if not (folder / FINAL).is_file():
-        raise ConfigError(f"The run in {folder} is not trained yet (it has no {FINAL}); run it first.")
-    module = untrained(run_file)
-    load_weights(module, folder / FINAL)
-    settings = dict(run_file["protocol"])
-    for name in ("state_mean", "state_std"):
-        settings[name] = np.asarray(settings[name], dtype=np.float32)
-    return run_file, module.eval(), Protocol(**settings)
+    folder = RunFolder(Path(path))
+    record = RunRecord.read(folder)
+    if not folder.final.is_file():
+        raise ConfigError(f"The run in {path} is not trained yet (it has no {folder.final.name}); run it first.")
+    _check_weights(folder)
+    entry = model_entry(record.model.name)
+    config = from_dict(record.model.config, entry.load().Config)
+    module = _build(record, config)
+    load_weights(module, folder.final)
+    return OpenedRun(record, config, module.eval(), record.evaluation_protocol)
 
 
-def untrained(run_file: dict[str, Any]) -> OfflineModule:
-    """Rebuild the module of a run as it was before its first step, in evaluation mode."""
-    model = run_file["model"]
-    model_class = model_entry(model["name"]).load()
-    return model_class(from_dict(model["config"], model_class.Config), run_file["dims"], run_file["seed"]).eval()
-
-
-def find_run(folder: str | Path, task: str | None = None) -> Path:
-    """Return the folder of the one run at or below `folder`, of `task` where that is named.
+def find_run(path: str | Path, task: str | None = None) -> Path:
+    """Return the folder of the one run at or below `path`, of `task` where that is named.
 
     Raises:
         ConfigError: no finished run there, or several.
     """
-    from dtbench.runs.folder import FINAL
-
-    folder = Path(folder)
-    found = [path.parent for path in sorted(folder.rglob(RUN_FILE)) if (path.parent / FINAL).is_file()]
-    if task is not None:
-        found = [path for path in found if json.loads((path / RUN_FILE).read_text())["task"]["id"] == task]
+    root = Path(path)
+    found = [file.parent for file in sorted(root.rglob(RunFolder(root).record.name)) if _is_of(file.parent, task)]
     if not found:
-        raise ConfigError(f"{folder} holds no finished run{f' of {task}' if task else ''} (…/seed-<n>).")
+        raise ConfigError(f"{path} holds no finished run{f' of {task}' if task else ''} (…/seed-<n>).")
     if len(found) > 1:
-        raise ConfigError(f"{folder} holds {len(found)} runs; name one, e.g. {found[0]}.")
+        raise ConfigError(f"{path} holds {len(found)} runs; name one, e.g. {found[0]}.")
     return found[0]
+
+
+def _is_of(path: Path, task: str | None) -> bool:
+    folder = RunFolder(path)
+    if not folder.final.is_file():
+        return False
+    return task is None or RunRecord.read(folder).task.id == task
+
+
+def _build(record: RunRecord, config: RunConfig) -> OfflineModule:
+    return model_entry(record.model.name).load()(config, record.dims, record.seed)
+
+
+def _check_weights(folder: RunFolder) -> None:
+    """Compare the weights with the checksum in the run's result, where there is one."""
+    from dtbench.runs.training import sha256
+
+    try:
+        training = read_result(folder.path.with_name(f"{folder.path.name}.json")).training
+    except ResultError:
+        return  # no result, or an older one: the weights still load or do not
+    if training is not None and training.checkpoint_sha256 not in (None, sha256(folder.final)):
+        raise ConfigError(
+            f"{folder.final} is not the file that the result was measured with (its SHA-256 differs); "
+            "restore it, or run again with --existing rerun."
+        )

@@ -2,52 +2,55 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from dtbench.config import RunConfig
+from dtbench import atomic
+from dtbench.config import HardwareConfig, RunConfig
 from dtbench.console import err
 from dtbench.data.datamodule import TrajectoryDataModule
+from dtbench.errors import ConfigError
 from dtbench.models.base import OfflineModule
-from dtbench.runs.folder import FINAL, LATEST, RECORD, STEP_FILE
+from dtbench.models.checkpoint import load_checkpoint
+from dtbench.results.schema import TrainingRecord
+from dtbench.runs.folder import Progress, RunFolder, set_aside
+from dtbench.signals import raise_if_stopped
 
 #: How often TensorBoard's file is written.
 _FLUSH_SECONDS = 5
 
 
-@dataclass(frozen=True)
-class TrainingRecord:
-    """What a result says of the training; `wall_s` adds up the pieces of an interrupted run."""
+class ProgressFile(Callback):
+    """Write how far the training is to a file, for whoever watches from another process."""
 
-    steps: int
-    wall_s: float
-    steps_per_s: float
-    device: str
-    precision: str
-    world_size: int
-    final_loss: float | None
-
-
-class StepFile(Callback):
-    """Leave the number of steps done in a file, for whoever watches from another process."""
-
-    def __init__(self, file: Path, every: int) -> None:
-        self.file, self.every = file, every
+    def __init__(self, folder: RunFolder, every: int) -> None:
+        self.folder, self.every = folder, every
+        self.began: tuple[int, float] | None = None
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % self.every == 0 and trainer.is_global_zero:
-            self.file.write_text(str(batch_idx + 1))
+        """Write the progress every `every` steps; stop if a signal was swallowed earlier."""
+        raise_if_stopped()
+        step, now = batch_idx + 1, time.monotonic()
+        first, since = self.began = self.began or (step, now)
+        if step % self.every or not trainer.is_global_zero:
+            return
+        speed = (step - first) / (now - since) if step > first else None
+        loss = float(outputs["loss"])
+        self.folder.write_progress(Progress(step, loss if math.isfinite(loss) else None, speed))
 
 
 class Stopwatch(Callback):
@@ -57,60 +60,76 @@ class Stopwatch(Callback):
         self.before, self.started = 0.0, time.monotonic()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the watch."""
         self.started = time.monotonic()
 
     @property
     def seconds(self) -> float:
+        """Seconds spent in training, those before a resumption included."""
         return self.before + time.monotonic() - self.started
 
     def state_dict(self) -> dict[str, Any]:
+        """Return what the checkpoint keeps."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from the time of the checkpoint."""
         self.before = state_dict["seconds"]
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it.
+
+    Lightning writes to the system's temporary folder and moves the file, which on another file system is a copy that a
+    full disk or a kill cuts in half.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Save `checkpoint` as `path`, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.replacing(path) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 def fit(
     module: OfflineModule,
     data: TrajectoryDataModule,
     config: RunConfig,
-    folder: Path,
+    folder: RunFolder,
     callbacks: list[Callback] | None = None,
 ) -> TrainingRecord:
     """Train `module` in place, from `folder`'s checkpoint if there is one.
 
     A step is one batch; the whole training is one epoch of `config.training.steps` batches. Everything random is a
-    function of (seed, step, rank), so an interrupted and resumed run ends where an uninterrupted one would.
+    function of (seed, step, rank), so an interrupted and resumed run ends where an uninterrupted one would. Files that
+    cannot be read are set aside, and the training starts from what is left.
     """
-    final, record_file = folder / FINAL, folder / RECORD
-    if final.is_file():
-        load_weights(module, final)
-        return TrainingRecord(**json.loads(record_file.read_text()))
+    finished = _finished_training(module, folder)
+    if finished is not None:
+        return finished
     stopwatch = Stopwatch()
-    hardware = config.hardware
-    trainer = lightning.Trainer(
+    trainer = new_trainer(
+        config.hardware,
         max_epochs=1,
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        num_nodes=hardware.num_nodes,
-        strategy=hardware.strategy,
-        precision=hardware.precision,  # type: ignore[arg-type]
         callbacks=[
             stopwatch,
-            StepFile(folder / STEP_FILE, config.training.log_every),
+            ProgressFile(folder, config.training.log_every),
             *_checkpoints(config, folder),
             *_progress_bar(),
             *(callbacks or []),
         ],
-        logger=_loggers(folder),
+        plugins=[AtomicCheckpointIO()],
+        logger=_loggers(folder.path),
         log_every_n_steps=config.training.log_every,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # ranks draw their own windows (data/windows.py)
         enable_model_summary=False,
         enable_progress_bar=err.is_terminal,
-        default_root_dir=folder,
+        default_root_dir=folder.path,
     )
-    trainer.fit(module, datamodule=data, ckpt_path=_usable(folder / LATEST), weights_only=True)
+    trainer.fit(module, datamodule=data, ckpt_path=_readable(folder.latest), weights_only=True)
+    trainer.save_checkpoint(folder.final, weights_only=True)
     loss = module.final_loss
     record = TrainingRecord(
         steps=config.training.steps,
@@ -120,41 +139,95 @@ def fit(
         precision=str(trainer.precision),
         world_size=trainer.world_size,
         final_loss=loss if math.isfinite(loss) else None,
+        checkpoint_sha256=sha256(folder.final) if trainer.is_global_zero else None,
     )
     if trainer.is_global_zero:
-        record_file.write_text(json.dumps(asdict(record), indent=2) + "\n")
-    trainer.save_checkpoint(final, weights_only=True)
-    (folder / STEP_FILE).unlink(missing_ok=True)
-    (folder / LATEST).unlink(missing_ok=True)
+        atomic.write_text(folder.training, json.dumps(asdict(record), indent=2) + "\n")
+        folder.progress.unlink(missing_ok=True)
+        folder.latest.unlink(missing_ok=True)
     return record
 
 
+def new_trainer(hardware: HardwareConfig, **options: Any) -> lightning.Trainer:
+    """Make Lightning's Trainer for the hardware asked for.
+
+    Raises:
+        ConfigError: Lightning does not know the accelerator, strategy or precision, or this machine lacks the devices.
+    """
+    try:
+        return lightning.Trainer(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.num_nodes,
+            strategy=hardware.strategy,
+            precision=hardware.precision,  # type: ignore[arg-type]
+            **options,
+        )
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        wanted = f"accelerator={hardware.accelerator}, devices={hardware.devices}, num_nodes={hardware.num_nodes}, "
+        wanted += f"strategy={hardware.strategy}, precision={hardware.precision}"
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(f"Lightning refuses {wanted}: {reason}.") from error
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file as hex digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 def load_weights(module: OfflineModule, checkpoint: Path) -> None:
-    """Load a checkpoint's weights into `module`; nothing but tensors and plain values is unpickled."""
-    module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    """Load a checkpoint's weights into `module`; nothing but tensors and plain values is unpickled.
+
+    Raises:
+        ConfigError: the file is damaged, or its weights are another model's.
+    """
+    state = load_checkpoint(checkpoint).get("state_dict")
+    try:
+        module.load_state_dict(state)  # type: ignore[arg-type]
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ConfigError(f"{checkpoint} holds no weights of this model ({reason}); train the run again.") from error
 
 
-def _usable(checkpoint: Path) -> Path | None:
+def _finished_training(module: OfflineModule, folder: RunFolder) -> TrainingRecord | None:
+    """Load the weights of a finished training and return its record; None if it is not finished or not readable."""
+    if not (folder.final.is_file() and folder.training.is_file()):
+        return None
+    try:
+        record = TrainingRecord(**json.loads(folder.training.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        set_aside(folder.training, type(error).__name__)
+        return None
+    if record.checkpoint_sha256 not in (None, sha256(folder.final)):
+        set_aside(folder.final, "it is not what the training wrote")
+        return None
+    try:
+        load_weights(module, folder.final)
+    except ConfigError as error:
+        set_aside(folder.final, str(error))
+        return None
+    return record
+
+
+def _readable(checkpoint: Path) -> Path | None:
     """Return the checkpoint to resume from; one that cannot be read is set aside and training starts afresh."""
     if not checkpoint.is_file():
         return None
     try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        aside = checkpoint.with_suffix(".unreadable")
-        checkpoint.replace(aside)
-        err.print(
-            f"Checkpoint {checkpoint} cannot be read ({type(error).__name__}); set aside, training starts afresh."
-        )
-        return None
-    return checkpoint
+        if {"state_dict", "optimizer_states", "loops"} <= set(load_checkpoint(checkpoint)):
+            return checkpoint
+    except ConfigError:
+        pass
+    set_aside(checkpoint, "it is no checkpoint of a training; training starts afresh")
+    return None
 
 
-def _checkpoints(config: RunConfig, folder: Path) -> list[Callback]:
+def _checkpoints(config: RunConfig, folder: RunFolder) -> list[Callback]:
     return [
         ModelCheckpoint(
-            dirpath=folder,
-            filename=LATEST.removesuffix(".ckpt"),
+            dirpath=folder.path,
+            filename=folder.latest.stem,
             every_n_train_steps=config.training.checkpoint_every,
             save_top_k=1,
             enable_version_counter=False,
@@ -165,8 +238,8 @@ def _checkpoints(config: RunConfig, folder: Path) -> list[Callback]:
 def _loggers(folder: Path) -> list[Logger]:
     """TensorBoard and CSV; a resumed run starts another CSV file, because the logger would overwrite the first.
 
-    Ctrl-C in the midst of handing a record to TensorBoard's thread leaves that thread asleep until its next flush, and
-    the end of the run waits for it: so it flushes every few seconds, not every two minutes.
+    Ctrl-C while a record is handed to TensorBoard's thread leaves that thread asleep until its next flush, and the end
+    of the run waits for it: so it flushes every few seconds, not every two minutes.
     """
     part = len(list(folder.glob("csv/part-*")))
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,14 +11,15 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dtbench import atomic
 from dtbench.console import err
 from dtbench.results.provenance import now
 from dtbench.results.schema import DONE, FAILED, INTERRUPTED, ErrorRecord
 from dtbench.runs.folder import naming_the_folder
-from dtbench.runs.launchers.worker import BUSY, write_plan
+from dtbench.runs.launchers.worker import BUSY, LAUNCHER_PID, RUN_NUMBER
 from dtbench.runs.live import Display
 from dtbench.runs.plan import RunPlan
-from dtbench.runs.record import describe_score, has_finished, record_without_scores
+from dtbench.runs.record import describe_outcome, has_finished, identify_result, record_without_scores
 from dtbench.signals import describe_exit, kill_group, raise_if_stopped, times_stopped
 
 _POLL_S = 0.2
@@ -92,13 +94,13 @@ def run_all(plans: Sequence[RunPlan], jobs: int) -> list[str]:
 def _start(plan: RunPlan, number: str, jobs: int) -> _Worker:
     folder = plan.folder
     folder.create()
-    started, before = now(), _identify(plan)
+    started, before = now(), identify_result(plan)
     with naming_the_folder(folder.path):
-        write_plan(plan)
+        atomic.write_text(folder.plan, json.dumps(plan.to_dict(), indent=2) + "\n")
         log = folder.log.open("ab")
     threads = max(1, (os.cpu_count() or 1) // (jobs * plan.config.hardware.devices))
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUTF8": "1"}
-    environment |= {"DTBENCH_RUN_NUMBER": number, "DTBENCH_PARENT": str(os.getpid())}
+    environment |= {RUN_NUMBER: number, LAUNCHER_PID: str(os.getpid())}
     with log:
         process = subprocess.Popen(
             [sys.executable, "-m", "dtbench.runs.launchers.worker", str(folder.plan)],
@@ -111,21 +113,12 @@ def _start(plan: RunPlan, number: str, jobs: int) -> _Worker:
     return _Worker(plan, number, process, started, before)
 
 
-def _identify(plan: RunPlan) -> tuple[int, int] | None:
-    """Return what changes when the result is written anew: a renamed file has another inode."""
-    try:
-        status = plan.result_path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns
-
-
 def _finish(worker: _Worker) -> str:
     """Return the status of an ended worker's run; record the failure of one that left no result."""
     plan, code = worker.plan, worker.process.returncode
     kill_group(worker.process.pid)  # other ranks of its own may be left
-    if _identify(plan) != worker.before:
-        err.print(describe_score(plan, worker.number), markup=False)
+    if identify_result(plan) != worker.before:
+        err.print(describe_outcome(plan, worker.number), markup=False)
         return DONE if code == 0 else FAILED
     words, signal_name = describe_exit(code)
     error = ErrorRecord(
@@ -153,5 +146,5 @@ def _stop(workers: list[_Worker]) -> None:
     for worker in workers:
         kill_group(worker.process.pid)
         worker.process.wait()
-        if _identify(worker.plan) == worker.before:
+        if identify_result(worker.plan) == worker.before:
             record_without_scores(worker.plan, INTERRUPTED, worker.started)

@@ -12,15 +12,18 @@ from typing import Any
 
 from dtbench.console import err
 from dtbench.errors import ConfigError
+from dtbench.results.provenance import now
+from dtbench.results.schema import DONE, FAILED, ErrorRecord
 from dtbench.runs.launchers import local
-from dtbench.runs.launchers.worker import from_spec, to_spec
-from dtbench.runs.plan import FAILED, RunPlan
+from dtbench.runs.plan import RunPlan
+from dtbench.runs.record import describe_outcome, identify_result, record_without_scores
 
 
 def run_all(plans: Sequence[RunPlan], jobs: int) -> list[str]:
     """Do the runs, at most `jobs` per node's share of CPUs, and return their statuses in order.
 
-    Each run asks for its devices as GPUs where the cluster has any, and for an equal share of a node's CPUs.
+    Each run asks for its devices as GPUs where the cluster has any, and for an equal share of a node's CPUs. A task
+    that dies without leaving a result is recorded as failed.
 
     Raises:
         ConfigError: Ray is not installed or cannot be reached.
@@ -41,26 +44,30 @@ def run_all(plans: Sequence[RunPlan], jobs: int) -> list[str]:
         for index, plan in enumerate(plans):
             gpus = plan.config.hardware.devices if has_gpu else 0
             remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_run)
-            tasks[remote.remote(to_spec(plan))] = index
+            tasks[remote.remote(plan.to_dict())] = index
         return _collect(ray, tasks, plans)
     finally:
         ray.shutdown()
 
 
-def _run(spec: dict[str, Any]) -> str:
+def _run(content: dict[str, Any]) -> str:
     """Do one run on a node, in a process of its own."""
-    return local.run_all([from_spec(spec)], 1)[0]
+    return local.run_all([RunPlan.from_dict(content)], 1)[0]
 
 
 def _collect(ray: Any, tasks: dict[Any, int], plans: Sequence[RunPlan]) -> list[str]:
     statuses = [FAILED] * len(plans)
+    started, before = now(), [identify_result(plan) for plan in plans]
     waiting = list(tasks)
     while waiting:
         (done,), waiting = ray.wait(waiting, num_returns=1)
-        plan = plans[tasks[done]]
+        index = tasks[done]
+        plan = plans[index]
         try:
-            statuses[tasks[done]] = ray.get(done)
+            statuses[index] = ray.get(done)
         except ray.exceptions.RayError as error:
-            err.print(f"{plan.label}: the Ray task failed: {type(error).__name__}", markup=False)
-        err.print(f"{plan.label}: {statuses[tasks[done]]}", markup=False)
+            if identify_result(plan) == before[index]:
+                record_without_scores(plan, FAILED, started, ErrorRecord.from_exception(error))
+        if statuses[index] != DONE or identify_result(plan) != before[index]:
+            err.print(describe_outcome(plan, f"{index + 1}/{len(plans)}"), markup=False)
     return statuses

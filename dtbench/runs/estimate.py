@@ -1,0 +1,133 @@
+"""How long planned runs will take, roughly: for `--dry-run`."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dtbench.determinism import one_thread
+from dtbench.environments.make import make_environment
+from dtbench.errors import DtbenchError
+from dtbench.models.base import OfflineModule
+from dtbench.results.files import scan
+from dtbench.results.schema import DONE, Result
+from dtbench.runs.plan import RunPlan
+
+#: Seconds that a process takes to import torch, open its data and write its files.
+_START_S = 6.0
+_WARM_UP, _TIMED = 1, 3
+
+
+def estimate_seconds(plans: Sequence[RunPlan], output: Path, jobs: int) -> list[float | None]:
+    """Estimate the seconds of each run, without building its data; None where it cannot be told.
+
+    Where `output` has finished runs of the same configuration and task, their median time counts. Else a few training
+    steps, actions and environment steps are timed here, and episodes count with their full length.
+    """
+    measured = _measured(output)
+    timed: dict[tuple[str, str, str], float | None] = {}
+    seconds: list[float | None] = []
+    with one_thread() if jobs > 1 else nullcontext():
+        for plan in plans:
+            key = (plan.model.name, plan.config.hash(), plan.task.id)
+            if key not in measured and key not in timed:
+                try:
+                    timed[key] = _time(plan)
+                except DtbenchError:  # e.g. weights that are not on this machine: the run itself will say so
+                    timed[key] = None
+            seconds.append(measured.get(key, timed.get(key)))
+    return seconds
+
+
+def _measured(output: Path) -> dict[tuple[str, str, str], float]:
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for result in scan(output)[0] if output.is_dir() else []:
+        if result.status == DONE:
+            key = (result.model.name, result.model.config_hash, result.task.id)
+            found.setdefault(key, []).append(_wall_seconds(result))
+    return {key: statistics.median(values) for key, values in found.items()}
+
+
+def _wall_seconds(result: Result) -> float:
+    began, ended = (datetime.fromisoformat(text) for text in (result.provenance.started, result.provenance.finished))
+    return max((ended - began).total_seconds(), result.measured.training.wall_s)
+
+
+def _time(plan: RunPlan) -> float:
+    """Time the parts of a run on this machine and add them up."""
+    task, config = plan.task, plan.config
+    env = make_environment(task.environment(plan.source), task.max_episode_steps)
+    observation_space, action_space = env.observation_space, env.action_space
+    assert observation_space.shape is not None
+    assert action_space.shape is not None
+    dims = {
+        "observation_dim": observation_space.shape[0],
+        "action_dim": action_space.shape[0],
+        "max_timesteps": task.max_episode_steps,
+    }
+    env.reset(seed=0)
+    action = action_space.sample()
+
+    def step_environment() -> None:
+        _, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            env.reset()
+
+    environment_step = _seconds(step_environment, 50)
+    env.close()
+    module = plan.model.load()(config, dims, plan.seed)
+    training_step = _seconds(_training_step(module, config.training.batch_size, dims), _TIMED)
+    window = random_window(config.evaluation.episodes, config.training.context_length, dims)
+    module.eval()
+    with torch.no_grad():
+        acting = _seconds(lambda: module.act(window), _TIMED)
+    targets = 1 + (len(task.targets) if config.evaluation.all_targets else 0)
+    evaluation = targets * task.max_episode_steps * (acting + config.evaluation.episodes * environment_step)
+    return _START_S + config.training.steps * training_step + evaluation
+
+
+def _training_step(module: OfflineModule, batch_size: int, dims: dict[str, int]) -> Callable[[], None]:
+    optimizer = module.configure_optimizers()["optimizer"]
+    batch = random_window(batch_size, module.context_length, dims)
+    module.train()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        module.loss(batch)[0].backward()
+        optimizer.step()
+
+    return step
+
+
+def _seconds(call: Callable[[], object], times: int) -> float:
+    """Return the median seconds of a call, after a first one that warms up."""
+    for _ in range(_WARM_UP):
+        call()
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def random_window(batch_size: int, context_length: int, dims: dict[str, int]) -> dict[str, Tensor]:
+    """Return a batch of windows of random numbers, with the keys and shapes of `data/windows.py`; all steps are real."""
+    steps = (batch_size, context_length)
+    return {
+        "observations": torch.randn(*steps, dims["observation_dim"]),
+        "next_observations": torch.randn(*steps, dims["observation_dim"]),
+        "actions": torch.rand(*steps, dims["action_dim"]) * 2 - 1,
+        "rewards": torch.randn(steps),
+        "returns_to_go": torch.randn(steps),
+        "timesteps": torch.arange(context_length).clamp(max=dims["max_timesteps"] - 1).expand(steps),
+        "terminations": torch.zeros(steps, dtype=torch.bool),
+        "padding_mask": torch.ones(steps, dtype=torch.bool),
+    }

@@ -1,0 +1,97 @@
+"""What can be known before the first run: that hardware, models and memory fit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from dtbench.console import err
+from dtbench.data.sources import open_store
+from dtbench.errors import ConfigError
+from dtbench.models.base import build_on_meta, estimate_memory
+from dtbench.runs.plan import RunPlan
+
+#: Share of the machine's memory that runs may plan with; the rest is the system's and the page cache's.
+_USABLE = 0.9
+
+
+def check_hardware(plans: Sequence[RunPlan]) -> None:
+    """Let Lightning judge accelerator, devices, strategy and precision once per distinct choice.
+
+    Raises:
+        ConfigError: Lightning does not know one of them, or this machine lacks it.
+    """
+    from dtbench.runs.training import new_trainer
+
+    checked = []
+    for plan in plans:
+        if plan.config.hardware not in checked:
+            checked.append(plan.config.hardware)
+            new_trainer(plan.config.hardware, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+
+
+def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
+    """Build each distinct model without memory (on the meta device), and see that the runs fit into this machine's.
+
+    Returns:
+        How many runs may go side by side: `jobs`, or fewer where their memory would not suffice.
+
+    Raises:
+        ConfigError: a model that cannot be built for its task, or one run (or `jobs` of them, where they were asked
+            for) needs more memory than there is.
+    """
+    from dtbench.runs.job import model_dims
+
+    total, worst = total_memory(), 0
+    seen: set[tuple[str, str, str]] = set()
+    for plan in plans:
+        key = (plan.model.name, plan.task.id, plan.config.hash())
+        if key in seen:
+            continue
+        seen.add(key)
+        store = open_store(plan.source, plan.task.sources[plan.source], plan.config.data.steps)
+        dims = model_dims(plan.task, store)
+        module = build_on_meta(plan.model.load(), plan.config, dims)
+        needed = estimate_memory(module, plan.config, dims)
+        worst = max(worst, needed)
+        if total is not None and needed > _USABLE * total:
+            raise ConfigError(
+                f"{plan.model.name} on {plan.task.id} needs about {gigabytes(needed)} of memory for a training step, and "
+                f"this machine has {gigabytes(total)}; lower training.batch_size ({plan.config.training.batch_size}), "
+                f"training.context_length ({plan.config.training.context_length}) or the model's size."
+            )
+    if total is None or jobs * worst <= _USABLE * total:
+        return jobs
+    fitting = max(1, int(_USABLE * total // worst))
+    if asked_for:
+        raise ConfigError(
+            f"{jobs} runs side by side need about {gigabytes(jobs * worst)} of memory, and this machine has "
+            f"{gigabytes(total)}; --jobs {fitting} fits."
+        )
+    err.print(f"{fitting} runs side by side instead of {jobs}, so that their memory suffices", markup=False)
+    return fitting
+
+
+def total_memory() -> int | None:
+    """Return the bytes of memory that this process may use: the machine's, or its control group's; None if unknown."""
+    found = []
+    try:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        pass
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            found.append(int(Path(limit).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return min(found) if found else None
+
+
+def gigabytes(amount: float) -> str:
+    """Say an amount of bytes in GB.
+
+    >>> gigabytes(22_300_000_000)
+    '22.3 GB'
+    """
+    return f"{amount / 1e9:.1f} GB"
