@@ -76,7 +76,7 @@ def plan_runs(
         ConfigError: a key or a value of the configuration.
         SourceError: no source of a task can be had.
     """
-    from dtbench.data.sources import resolve_sources, why_not
+    from dtbench.data.sources import resolve_sources, unavailable_message
 
     if not models:
         raise ConfigError("Name at least one model with --model, e.g. --model dt.")
@@ -88,10 +88,10 @@ def plan_runs(
     sources = resolve_sources(selected, suite.sources, source)
     without = [task for task in selected if task.id not in sources]
     if without and (tasks or len(without) == len(selected)):
-        raise SourceError(why_not(without[0], source))
+        raise SourceError(unavailable_message(without[0], source))
     if without:  # nobody asked for these in particular
         names = ", ".join(task.id for task in without)
-        err.print(f"Left out, for want of data: {names}. {why_not(without[0], source)}", markup=False)
+        err.print(f"Left out, for want of data: {names}. {unavailable_message(without[0], source)}", markup=False)
     plans = []
     for entry in entries:
         composed: dict[str, tuple[RunConfig, bool]] = {}  # most tasks of a suite are configured alike
