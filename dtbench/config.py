@@ -159,10 +159,9 @@ def load_preset(name: str) -> dict[str, Any]:
     Raises:
         UnknownNameError: no such preset.
     """
-    path = resource("benchmarks", "presets", f"{name}.yaml")
-    if not path.is_file():
+    if name not in preset_names():
         raise UnknownNameError("preset", name, preset_names())
-    return read_mapping(path)
+    return read_mapping(resource("benchmarks", "presets", f"{name}.yaml"))
 
 
 def compose(

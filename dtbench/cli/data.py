@@ -71,7 +71,7 @@ def fetch(
     wanted = _public(what, task, source)
     for number, (name, dataset) in enumerate(wanted, start=1):
         module = source_module(name)
-        if not module.at_hand(dataset) and not is_reachable(name):
+        if module.needs_network(dataset) and not is_reachable(name):
             raise SourceError(
                 f"{name}/{dataset} is not on this machine and {module.HOST} cannot be reached; run this where there is "
                 f"a network, or give its file: `dtbench data import FILE --as {dataset}`."

@@ -34,6 +34,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from dtbench._version import __version__
+from dtbench.data.checks import ActionSpace, EpisodeChecker
 from dtbench.data.episodes import Block, Episode
 from dtbench.errors import DataError
 
@@ -178,8 +179,6 @@ def build_store(
     Raises:
         DataError: an episode that cannot be trusted; nothing is left on disk.
     """
-    from dtbench.data.checks import ActionSpace, EpisodeChecker
-
     path = Path(path)
     with _told_of_failures(path):
         path.parent.mkdir(parents=True, exist_ok=True)

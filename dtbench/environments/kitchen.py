@@ -35,8 +35,8 @@ class D4rlObservation(gym.ObservationWrapper):
         self.observation_space = spaces.Box(-np.inf, np.inf, (2 * _POSITIONS,), np.float64)
 
     def observation(self, observation: dict[str, Any]) -> NDArray[np.float64]:
-        seen = observation["observation"]
-        return np.concatenate((seen[_ROBOT], seen[_OBJECTS], self.goal))
+        state = observation["observation"]
+        return np.concatenate((state[_ROBOT], state[_OBJECTS], self.goal))
 
 
 def kitchen(task: str, render_mode: str | None = None) -> gym.Env:

@@ -23,7 +23,7 @@ def make_environment(
     render_mode: str | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> gym.Env:
-    """Make one plain gymnasium environment; a goal-conditioned one shows what is `seen` of it as one vector.
+    """Make one plain gymnasium environment; a goal-conditioned one shows its `policy_space` as one vector.
 
     Plain ones, not gymnasium's vector environments: those reset on the step after an episode's end, which counts a dead
     step as data and favours short episodes.
@@ -49,20 +49,20 @@ def make_environment(
 
 
 class FlatObservation(gym.ObservationWrapper):
-    """Shows what is `seen` of a Dict observation as one vector."""
+    """Shows the `policy_space` of a Dict observation as one vector."""
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
         assert env.spec is not None
-        self.seen = seen(env.observation_space, env.spec.id)
-        self.observation_space = spaces.Box(-np.inf, np.inf, (flat_width(self.seen),), np.float64)
+        self.policy_space = policy_space(env.observation_space, env.spec.id)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (flat_width(self.policy_space),), np.float64)
 
     def observation(self, observation: Any) -> NDArray[np.float64]:
-        return flatten(self.seen, _batched(observation))[0]
+        return flatten(self.policy_space, _batched(observation))[0]
 
 
-def seen(space: spaces.Space, env_id: str) -> spaces.Space:
-    """Return the part of an environment's observations that a policy sees, in the order in which it sees it.
+def policy_space(space: spaces.Space, env_id: str) -> spaces.Space:
+    """Return the part of an observation space that a policy sees, in the order in which it sees it.
 
     Of a goal-conditioned Dict: observation ‖ desired goal, for the achieved goal is part of the observation already.
     Only AntMaze leaves the ant's position out of it (D4RL's observations have it in front): achieved goal ‖

@@ -11,7 +11,7 @@ from dtbench.data.behaviours.scripted import SCRIPTED
 from dtbench.data.sources import local
 from dtbench.environments.make import make_environment
 from dtbench.environments.toys import BanditChain, KeyToDoor, PointToGoal
-from dtbench.errors import ConfigError, UnknownNameError
+from dtbench.errors import ConfigError
 from dtbench.registry import MODELS
 from dtbench.results.expectations import check
 from dtbench.runs.execute import run
@@ -124,7 +124,7 @@ def test_every_model_is_expected_something_of_on_every_task():
 @pytest.mark.parametrize(
     ("wrong", "error", "said"),
     [
-        ("{task: nowhere, reason: x, better: [dt], worse: [bc]}", UnknownNameError, "nowhere"),
+        ("{task: nowhere, reason: x, better: [dt], worse: [bc]}", ConfigError, "Unknown task 'nowhere'"),
         ("{task: bandit-chain, reason: x, better: [dt]}", ConfigError, "give better and worse, or tracks_target"),
         ("{task: bandit-chain, better: [dt], worse: [bc]}", ConfigError, "reason"),
         ("{task: bandit-chain, reason: x, best: [dt]}", ConfigError, "unknown field 'best'"),

@@ -17,15 +17,15 @@ from dtbench.environments.toys import BanditChain, PointToGoal
 
 @dataclass(frozen=True)
 class Scripted:
-    """Who acts where: `begin` starts an episode with an intention of its own, drawn from the generator.
+    """A behaviour and its environment: `begin` starts an episode with an intention drawn from the generator.
 
-    `says` names the recipe in the dataset's metadata. Where `horizon` is given, all episodes have so many steps and a
-    dataset has whole episodes only, at most `most_episodes` of them. `version` changes whenever the data would.
+    `recipe` is the behaviour's name in the dataset's metadata. Where `horizon` is given, every episode has that many
+    steps, and a dataset holds whole episodes only, at most `most_episodes`. `version` changes whenever the data would.
     """
 
     env_id: str
     begin: Callable[[np.random.Generator], Act]
-    says: str
+    recipe: str
     horizon: int | None = None
     most_episodes: int | None = None
     version: int = 1

@@ -1,11 +1,11 @@
-"""Where datasets come from. Each source turns foreign data into a `TrajectoryStore`; a suite names those it has.
+"""Where datasets come from. Each source turns foreign data into a `TrajectoryStore`; a suite lists the sources it has.
 
 A source is a module with
 
-* `HOST`: the server it fetches from, or None;
-* `locate(dataset, *, steps) -> TrajectoryStore | None`, which only looks for a store that is built already;
-* `at_hand(dataset) -> bool`: whether `build` needs no network;
-* `build(dataset, *, steps, progress=None, …) -> TrajectoryStore`, which makes the store, fetching what is missing.
+* `HOST`: the server it downloads from, or None;
+* `locate(dataset, *, steps) -> TrajectoryStore | None`, which opens a store only if it is built already;
+* `needs_network(dataset) -> bool`: whether `build` has to download something;
+* `build(dataset, *, steps, progress=None, …) -> TrajectoryStore`, which makes the store and downloads what is missing.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ AUTO = "auto"
 #: Seconds that a server has to answer before it counts as out of reach.
 _PATIENCE = 3.0
 
+#: A source's name, and whether a task's data can be taken from it.
+_Choice = tuple[str, Callable[[Task], bool]]
+
 
 def source_module(name: str) -> Any:
     """Import a source; raise `UnknownNameError` with a suggestion if there is none of that name."""
@@ -40,47 +43,72 @@ def source_module(name: str) -> Any:
 
 
 def resolve_sources(tasks: Sequence[Task], order: Sequence[str], wanted: str = AUTO) -> dict[str, str]:
-    """Choose the source of each task: the one asked for, or `auto`: what is on disk, then the network, then `local`.
+    """Choose the source of each task: the one asked for, or `auto`: data on disk, then the network, then `local`.
 
-    `auto` takes one source for all tasks where one has them all, so that they stand in one table; else each task its
-    own. Tasks whose data cannot be had are left out.
+    `auto` takes one source for all tasks if one has the data of all, so that their results share one table; otherwise
+    it chooses for each task alone.
+
+    Args:
+        tasks: the tasks to choose for.
+        order: the suite's order of sources.
+        wanted: a source's name, or `auto`.
 
     Returns:
-        The source of each task by the task's id.
+        The source of each task by the task's id; tasks without data are left out (`unavailable_message` says why).
 
     Raises:
         UnknownNameError: there is no source of that name.
-        SourceError: a task's data cannot be had from the source asked for; the message says what was tried and what
-            to do.
+        SourceError: the source asked for lists a task's data, but they are not on disk and its server is out of reach.
     """
     if wanted != AUTO:
-        if wanted not in SOURCES:
-            raise UnknownNameError("source", wanted, [*SOURCES, AUTO])
-        having = [task for task in tasks if wanted in task.sources]
-        for task in having:
-            if not (_at_hand(task, wanted) or is_reachable(wanted)):
-                raise SourceError(why_not(task, wanted))
-        return {task.id: wanted for task in having}
-    public = [name for name in order if name in SOURCES and name != "local"]
-    ways: list[tuple[str, Callable[[Task, str], bool]]] = [
-        *((name, lambda task, name: name in task.sources and _at_hand(task, name)) for name in public),
-        *((name, lambda task, name: name in task.sources and is_reachable(name)) for name in public),
-        ("local", lambda task, name: name in task.sources),
-    ]
-    for name, can in ways:
-        if all(can(task, name) for task in tasks):
+        return _take_from(wanted, tasks)
+    choices = _choices(order)
+    for name, has_data in choices:
+        if all(has_data(task) for task in tasks):
             return {task.id: name for task in tasks}
-    chosen = {task.id: next((name for name, can in ways if can(task, name)), None) for task in tasks}
+    chosen = {task.id: _first(task, choices) for task in tasks}
     return {task_id: name for task_id, name in chosen.items() if name is not None}
 
 
-def _at_hand(task: Task, name: str) -> bool:
-    return bool(source_module(name).at_hand(task.sources[name]))
+def _take_from(name: str, tasks: Sequence[Task]) -> dict[str, str]:
+    """Choose one source for all tasks that list it."""
+    if name not in SOURCES:
+        raise UnknownNameError("source", name, [*SOURCES, AUTO])
+    listing = [task for task in tasks if name in task.sources]
+    for task in listing:
+        if _needs_network(task, name) and not is_reachable(name):
+            raise SourceError(unavailable_message(task, name))
+    return {task.id: name for task in listing}
+
+
+def _choices(order: Sequence[str]) -> list[_Choice]:
+    """Return what `auto` tries, best first; a public source occurs twice, for data on disk and for its server."""
+
+    def lists(task: Task, name: str) -> bool:
+        return name in task.sources
+
+    def is_on_disk(task: Task, name: str) -> bool:
+        return lists(task, name) and not _needs_network(task, name)
+
+    def can_be_fetched(task: Task, name: str) -> bool:
+        return lists(task, name) and is_reachable(name)
+
+    public = [name for name in order if name in SOURCES and name != "local"]
+    tried = [(name, is_on_disk) for name in public] + [(name, can_be_fetched) for name in public] + [("local", lists)]
+    return [(name, functools.partial(has_data, name=name)) for name, has_data in tried]
+
+
+def _first(task: Task, choices: Sequence[_Choice]) -> str | None:
+    return next((name for name, has_data in choices if has_data(task)), None)
+
+
+def _needs_network(task: Task, name: str) -> bool:
+    return bool(source_module(name).needs_network(task.sources[name]))
 
 
 @functools.cache
 def is_reachable(name: str) -> bool:
-    """Say whether the source's server answers; asked once per process. `DTBENCH_OFFLINE=1` says no for all."""
+    """Report whether a source's server answers, asked once per process; never with `DTBENCH_OFFLINE=1`."""
     host = source_module(name).HOST
     if host is None:
         return True
@@ -93,29 +121,31 @@ def is_reachable(name: str) -> bool:
     return True
 
 
-def why_not(task: Task, name: str = AUTO) -> str:
-    """Say in one paragraph why a task's data cannot be had, from one source or from any, and the ways out."""
+def unavailable_message(task: Task, name: str = AUTO) -> str:
+    """Explain in one line why a task has no data from one source, or from any (`auto`), and what the user can do."""
     if name != AUTO and name not in task.sources:
         return f"Task {task.id} has no dataset from {name!r}; it has {', '.join(task.sources)}."
     tried = list(task.sources) if name == AUTO else [name]
-    said = [
+    reasons = "; ".join(
         f"{source}/{task.sources[source]} is not on this machine and {source_module(source).HOST} cannot be reached"
         for source in tried
+    )
+    dataset = task.sources[tried[0]]
+    remedies = [
+        f"fetch it where there is a network (`dtbench data fetch {dataset}`)",
+        f"or import its file (`dtbench data import FILE --as {dataset}`)",
     ]
-    example = task.sources[tried[0]]
-    ways = [f"fetch it where there is a network (`dtbench data fetch {example}`)"]
-    ways.append(f"or give its file (`dtbench data import FILE --as {example}`)")
     if "local" in task.sources:
-        ways.append("or take locally built data (--source local)")
-    return f"Task {task.id} has no data: {'; '.join(said)}. Ways out: {', '.join(ways)}."
+        remedies.append("or use locally built data (--source local)")
+    return f"Task {task.id} has no data: {reasons}. To get data, {', '.join(remedies)}."
 
 
 def is_ready(source: str, dataset: str, steps: int) -> bool:
-    """Say whether a dataset is built already."""
+    """Report whether a dataset is built already."""
     return source_module(source).locate(dataset, steps=steps) is not None
 
 
 def open_store(source: str, dataset: str, steps: int, progress: Progress | None = None) -> TrajectoryStore:
-    """Open a dataset, building it first where it is missing; `steps` is the size of a locally built one."""
+    """Open a dataset, building it first if it is missing; `steps` is the size of a locally built one."""
     store: TrajectoryStore = source_module(source).build(dataset, steps=steps, progress=progress)
     return store

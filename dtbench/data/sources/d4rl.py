@@ -108,9 +108,9 @@ def locate(dataset: str, *, steps: int = 0) -> TrajectoryStore | None:
     return TrajectoryStore.open(path) if path.is_dir() else None
 
 
-def at_hand(dataset: str) -> bool:
-    """Say whether the dataset is imported, or its file lies where D4RL keeps it."""
-    return store_path(dataset).is_dir() or raw_file(dataset).is_file()
+def needs_network(dataset: str) -> bool:
+    """Report whether the dataset is neither imported, nor is its file where D4RL keeps it."""
+    return not (store_path(dataset).is_dir() or raw_file(dataset).is_file())
 
 
 def build(dataset: str, *, steps: int = 0, progress: Progress | None = None, force: bool = False) -> TrajectoryStore:

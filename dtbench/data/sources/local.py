@@ -92,10 +92,10 @@ def locate(dataset: str, *, steps: int, seed: int = 0) -> TrajectoryStore | None
     return TrajectoryStore.open(path) if path.is_dir() else None
 
 
-def at_hand(dataset: str) -> bool:
-    """Local datasets never need a network."""
+def needs_network(dataset: str) -> bool:
+    """Return False: local datasets never need a network."""
     _check_name(dataset)
-    return True
+    return False
 
 
 def build(
@@ -247,7 +247,7 @@ def _snapshots(dataset: str) -> tuple[str, list[int]]:
 def _describe(dataset: str) -> tuple[str, dict[str, Any]]:
     """Return a dataset's environment and what its recipe says of the behaviour."""
     if dataset in SCRIPTED:
-        return SCRIPTED[dataset].env_id, {"behaviour": SCRIPTED[dataset].says}
+        return SCRIPTED[dataset].env_id, {"behaviour": SCRIPTED[dataset].recipe}
     name, snapshots = _snapshots(dataset)
     entry = environment(name)
     details = {"level": dataset.partition("-")[2], "snapshots": sorted(snapshots), "behaviours_sha256": entry["sha256"]}

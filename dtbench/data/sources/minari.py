@@ -1,6 +1,6 @@
 """The `minari` source: any dataset of Minari by its id, from its local folder or its server, HDF5 or Arrow.
 
-Observations become vectors of what a policy sees (`environments.seen`): of a goal-conditioned Dict observation ‖
+Observations become vectors of what a policy sees (`policy_space`): of a goal-conditioned Dict observation ‖
 desired goal, and an ant's position before them. Evaluation
 takes place in the environment that the dataset's own specification names for it, with its own arguments (a maze's map;
 whether the task goes on at the goal), and where the dataset has reference scores they are used, and named.
@@ -22,7 +22,7 @@ from filelock import FileLock
 from dtbench.console import Progress, err
 from dtbench.data.episodes import Episode
 from dtbench.data.store import TrajectoryStore, build_store
-from dtbench.environments.make import canonical_id, flatten, import_robotics, seen
+from dtbench.environments.make import canonical_id, flatten, import_robotics, policy_space
 from dtbench.errors import ConfigError, DataError, SourceError
 from dtbench.resources import datasets_home
 
@@ -47,9 +47,9 @@ def locate(dataset: str, *, steps: int = 0) -> TrajectoryStore | None:
     return TrajectoryStore.open(path) if (path / "metadata.json").is_file() else None
 
 
-def at_hand(dataset: str) -> bool:
-    """Say whether the dataset is imported, or lies in Minari's folder."""
-    return (store_path(dataset) / "metadata.json").is_file() or (minari_folder(dataset) / "data").is_dir()
+def needs_network(dataset: str) -> bool:
+    """Report whether the dataset is neither imported nor in Minari's folder."""
+    return not ((store_path(dataset) / "metadata.json").is_file() or (minari_folder(dataset) / "data").is_dir())
 
 
 def build(dataset: str, *, steps: int = 0, progress: Progress | None = None, force: bool = False) -> TrajectoryStore:
@@ -113,7 +113,7 @@ def import_folder(
     recipe = {"algorithm": str(metadata.get("algorithm_name")), "minari_version": str(metadata["minari_version"])}
     return build_store(
         store_path(dataset),
-        _episodes(opened, seen(opened.observation_space, environment["id"]), dataset, progress),
+        _episodes(opened, policy_space(opened.observation_space, environment["id"]), dataset, progress),
         source="minari",
         dataset_id=f"minari/{dataset}",
         env_id=environment["id"],

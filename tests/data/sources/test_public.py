@@ -28,7 +28,7 @@ from dtbench.cli import app as cli
 from dtbench.data.download import download
 from dtbench.data.episodes import Episode
 from dtbench.data.export import write_d4rl, write_minari
-from dtbench.data.sources import d4rl, local, resolve_sources, why_not
+from dtbench.data.sources import d4rl, local, resolve_sources, unavailable_message
 from dtbench.data.sources import minari as minari_source
 from dtbench.data.store import build_store
 from dtbench.environments.make import import_robotics
@@ -484,7 +484,7 @@ def test_auto_takes_what_is_on_disk_then_local(tmp_path):
 def test_a_task_without_data_says_the_ways_out():
     task = load_suite("d4rl-long").task("antmaze-umaze")
     assert resolve_sources([task], ("minari", "local")) == {}
-    said = why_not(task)
+    said = unavailable_message(task)
     for part in ("huggingface.co cannot be reached", "data fetch D4RL/antmaze/umaze-v1", "data import FILE --as"):
         assert part in said
     assert "--source local" not in said
@@ -493,7 +493,7 @@ def test_a_task_without_data_says_the_ways_out():
     with pytest.raises(SourceError, match=r"--source local"):
         resolve_sources([load_suite("d4rl-long").task("pointmaze-large")], (), "minari")
     assert resolve_sources([task], ("minari",), "d4rl") == {}
-    assert "no dataset from 'd4rl'; it has minari" in why_not(task, "d4rl")
+    assert "no dataset from 'd4rl'; it has minari" in unavailable_message(task, "d4rl")
     with pytest.raises(UnknownNameError, match="did you mean 'minari'"):
         resolve_sources([task], ("minari",), "minary")
 
@@ -590,7 +590,7 @@ def test_d4rl_is_fetched_imported_and_found_again(tmp_path, server, monkeypatch)
     server["cuts"] = 1
     monkeypatch.setattr("dtbench.data.sources.d4rl._SERVER", server["url"])
     monkeypatch.setattr("dtbench.data.download._PAUSE", 0.0)
-    assert not d4rl.at_hand(ID)
+    assert d4rl.needs_network(ID)
     store = d4rl.build(ID)
     assert d4rl.locate(ID).fingerprint == store.fingerprint
     assert d4rl.raw_file(ID).read_bytes() == server["content"]
