@@ -115,23 +115,6 @@ def hashed_part(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def changes(before: RunConfig, after: RunConfig) -> tuple[str, ...]:
-    """Return what differs in the hashed part as `key=value` of `after`; the section `model.` is left out.
-
-    Empty if and only if the hashes are equal.
-    """
-    old, new = (_flat(hashed_part(config.to_dict())) for config in (before, after))
-    return tuple(f"{key.removeprefix('model.')}={new[key]}" for key in new if new[key] != old.get(key, _MISSING))
-
-
-#: Differs from every value, None included.
-_MISSING = object()
-
-
-def _flat(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {f"{section}.{key}": value for section, values in config.items() for key, value in values.items()}
-
-
 def plain(value: Any) -> Any:
     """Turn nested dicts, lists and tuples into plain dicts with str keys and lists."""
     if isinstance(value, dict):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dtbench.errors import ConfigError
-from dtbench.evaluation.rollout import Protocol, evaluate
+from dtbench.evaluation.rollout import EvaluationProtocol, evaluate
 from dtbench.models.base import OfflineModule, Window
 from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.tokens import TOKENS_PER_STEP
@@ -38,7 +38,7 @@ class WindowRecorder:
 
 
 def record_windows(
-    module: OfflineModule, protocol: Protocol, target: float, episodes: int, seed: int = 0
+    module: OfflineModule, protocol: EvaluationProtocol, target: float, episodes: int, seed: int = 0
 ) -> list[Window]:
     """Let the policy act in its environment and return windows that it saw, on the way."""
     recorder = WindowRecorder(module)

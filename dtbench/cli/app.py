@@ -128,7 +128,3 @@ def show_model(
         echo_json(content)
     else:
         echo_yaml(content)
-
-
-if __name__ == "__main__":
-    main()

@@ -30,10 +30,11 @@ def markov_heads(
 ) -> None:
     """Tell which heads are Markov heads (arXiv 2409.06985): W_q W_kᵀ with a positive, dominating diagonal."""
     from dtbench.analysis.markov_heads import analyze_layers, load_layers, module_layers
-    from dtbench.runs.reopen import RUN_FILE, open_run
+    from dtbench.runs.folder import RunFolder
+    from dtbench.runs.reopen import open_run
 
-    is_run = (Path(what).expanduser() / RUN_FILE).is_file()
-    layers, count = module_layers(open_run(what)[1]) if is_run else load_layers(what, heads)
+    is_run = RunFolder(Path(what).expanduser()).record.is_file()
+    layers, count = module_layers(open_run(what).module) if is_run else load_layers(what, heads)
     content = {"what": what, **analyze_layers(layers, count, positive, ratio)}
     if plot is not None:
         from dtbench.analysis.heat_maps import markov_heat_map
@@ -78,24 +79,25 @@ def attention(
 ) -> None:
     """Let a trained policy act and tell where its heads look; the same windows through its untrained weights beside."""
     from dtbench.analysis.attention import attention_figures, record_windows
-    from dtbench.runs.reopen import find_run, open_run, untrained
+    from dtbench.runs.reopen import find_run, open_run
 
     folder = find_run(run, task)
-    run_file, module, protocol = open_run(folder)
-    asked = target if target is not None else run_file["task"]["score_target"]
-    windows = record_windows(module, protocol, asked, episodes, run_file["seed"])
+    opened = open_run(folder)
+    record, module = opened.record, opened.module
+    asked = target if target is not None else record.task.score_target
+    windows = record_windows(module, opened.protocol, asked, episodes, record.seed)
     content: dict[str, Any] = {
         "run": str(folder),
-        "task": run_file["task"]["id"],
+        "task": record.task.id,
         "target": asked,
         "windows": sum(len(window["padding_mask"]) for window in windows),
         "layers": attention_figures(module, windows),
-        "before": {"layers": attention_figures(untrained(run_file), windows)},
+        "before": {"layers": attention_figures(opened.untrained(), windows)},
     }
     if plot is not None:
         from dtbench.analysis.heat_maps import attention_heat_map
 
-        _draw(attention_heat_map, content, f"{run_file['model']['name']} on {run_file['task']['id']}", plot)
+        _draw(attention_heat_map, content, f"{record.model.name} on {record.task.id}", plot)
     if json_:
         typer.echo(json.dumps(content, indent=2))
         return

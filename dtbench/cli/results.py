@@ -48,9 +48,9 @@ def record(
     from dtbench.evaluation.video import record as film
     from dtbench.runs.reopen import open_run
 
-    run_file, module, protocol = open_run(folder)
+    run = open_run(folder)
     with interruptible():
-        done = film(module, protocol, run_file["task"]["score_target"] if target is None else target, out, seed)
+        done = film(run.module, run.protocol, run.record.task.score_target if target is None else target, out, seed)
     typer.echo(f"Wrote {out}: {done.lengths[0]} steps, return {done.returns[0]:.1f}")
 
 
@@ -66,8 +66,9 @@ def leaderboard(
 ) -> None:
     """Render the results of a folder as markdown tables and SVG figures."""
     from dtbench.results import leaderboard as board
+    from dtbench.results.sections import Selection
 
-    only = board.Selection(suite, split(task), preset)
+    only = Selection(suite, split(task), preset)
     if check:
         if out is None:
             raise ConfigError("--check needs --out FILE, the leaderboard to compare with.")

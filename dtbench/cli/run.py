@@ -103,7 +103,9 @@ def _print_plans(request: RunRequest, plans: list[RunPlan], as_json: bool) -> No
     left = [taken for done, taken in zip(finished, seconds, strict=True) if not done]
     known = [taken for taken in left if taken is not None]
     unknown = f", {len(left) - len(known)} of unknown time" if len(known) < len(left) else ""
-    typer.echo(f"{len(left)} runs to do{unknown}, {jobs} side by side: about {duration(sum(known) / jobs)} and the data")
+    typer.echo(
+        f"{len(left)} runs to do{unknown}, {jobs} side by side: about {duration(sum(known) / jobs)} and the data"
+    )
 
 
 def _as_row(plan: RunPlan, finished: bool, seconds: float | None) -> dict[str, Any]:
@@ -125,7 +127,6 @@ def _finish(request: RunRequest, summary: RunSummary, as_json: bool) -> None:
     """Print the table and write the markdown beside the results."""
     from dtbench.console import out
     from dtbench.results import leaderboard
-    from dtbench.results.sections import Selection
 
     file = request.output / "leaderboard.md"
     if summary.results:
@@ -134,7 +135,7 @@ def _finish(request: RunRequest, summary: RunSummary, as_json: bool) -> None:
         echo_json([result.to_dict() for result in summary.results])
         return
     if summary.results:
-        out.print(leaderboard.console_table(summary.results, Selection(tasks=request.tasks)))
+        out.print(leaderboard.console_table(summary.results))
         typer.echo(f"Leaderboard: {file}")
     if summary.failed:
         typer.echo(f"{summary.failed} runs failed; their results say why (status and error).", err=True)
@@ -160,9 +161,13 @@ def _seeds(text: str) -> list[int]:
             first, dash, last = part.strip().partition("-")
             numbers = range(int(first), int(last) + 1) if dash else [int(first)]
             if not numbers:
-                raise ConfigError(f"--seeds {text!r}: the range {part.strip()} is empty; write the smaller number first.")
+                raise ConfigError(
+                    f"--seeds {text!r}: the range {part.strip()} is empty; write the smaller number first."
+                )
             if len(numbers) > _MOST_SEEDS:
-                raise ConfigError(f"--seeds {text!r} names {len(numbers):,} seeds; at most {_MOST_SEEDS:,} are possible.")
+                raise ConfigError(
+                    f"--seeds {text!r} names {len(numbers):,} seeds; at most {_MOST_SEEDS:,} are possible."
+                )
             seeds.extend(numbers)
     except ValueError as error:
         raise ConfigError(f"--seeds {text!r} is not a list of seeds such as 0 or 0,1,2 or 0-4.") from error

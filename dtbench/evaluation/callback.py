@@ -8,7 +8,7 @@ import lightning
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 
-from dtbench.evaluation.rollout import Protocol, evaluate
+from dtbench.evaluation.rollout import EvaluationProtocol, evaluate
 from dtbench.models.base import OfflineModule
 from dtbench.suites.scores import ReferenceScores
 
@@ -20,7 +20,14 @@ class EvaluationCallback(Callback):
     """
 
     def __init__(
-        self, protocol: Protocol, reference: ReferenceScores, target: float, *, every: int, episodes: int, seed: int
+        self,
+        protocol: EvaluationProtocol,
+        reference: ReferenceScores,
+        target: float,
+        *,
+        every: int,
+        episodes: int,
+        seed: int,
     ) -> None:
         self.protocol, self.reference, self.target = protocol, reference, target
         self.every, self.episodes, self.seed = every, episodes, seed

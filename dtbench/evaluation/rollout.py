@@ -32,7 +32,7 @@ class Policy(Interface):
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationProtocol:
     """How a task's environments are driven; the same scale and state normalisation as in training.
 
     Attributes:
@@ -49,6 +49,21 @@ class Protocol:
     delayed_reward: bool = False
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            **vars(self),
+            "state_mean": self.state_mean.tolist(),
+            "state_std": self.state_std.tolist(),
+            "env_kwargs": dict(self.env_kwargs),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> EvaluationProtocol:
+        """Rebuild what `to_dict` returned."""
+        arrays = {name: np.asarray(content[name], dtype=np.float32) for name in ("state_mean", "state_std")}
+        return cls(**{**content, **arrays})
+
 
 @dataclass(frozen=True)
 class Episodes:
@@ -61,7 +76,7 @@ class Episodes:
 
 def evaluate(
     policy: Policy,
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     target: float,
     episodes: int,
     seed: int = 0,
@@ -92,7 +107,7 @@ def evaluate(
 
 def _roll_out(
     policy: Policy,
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     target: float,
     envs: list[gym.Env],
     seeds: list[int],

@@ -9,10 +9,10 @@ import gymnasium as gym
 import torch
 
 from dtbench.errors import ConfigError
-from dtbench.evaluation.rollout import Episodes, Policy, Protocol, evaluate
+from dtbench.evaluation.rollout import Episodes, EvaluationProtocol, Policy, evaluate
 
 
-def record(policy: Policy, protocol: Protocol, target: float, file: Path, seed: int = 0) -> Episodes:
+def record(policy: Policy, protocol: EvaluationProtocol, target: float, file: Path, seed: int = 0) -> Episodes:
     """Roll out one episode and write it as a video, in the environment's own frame rate.
 
     Raises:

@@ -88,7 +88,7 @@ class OfflineModule(lightning.LightningModule):
         return False
 
     @property
-    def weights(self) -> str:
+    def initial_weights(self) -> str:
         """Say where the initial weights come from; stands in every result and in the table."""
         return "random"
 
@@ -195,3 +195,13 @@ class SequencePolicy(OfflineModule):
 
     def act(self, window: Window) -> Tensor:
         return self(window, LAST_STATE_TOKEN)[:, 0].float()
+
+
+def build_on_meta(model: type[OfflineModule], config: RunConfig, dims: Mapping[str, int]) -> OfflineModule:
+    """Build a model without memory."""
+    return model(config, dims)
+
+
+def estimate_memory(module: OfflineModule, config: RunConfig, dims: Mapping[str, int]) -> int:
+    """Estimate the bytes of a training step."""
+    return 0

@@ -99,7 +99,9 @@ class Gpt2Policy(SequencePolicy):
         self.language: LanguageLoss | None = None
         if options.language_weight > 0:
             if self.backbone.language is None:
-                raise ConfigError(f"model.language_weight > 0 needs a pretrained GPT-2; {self.weights} is none.")
+                raise ConfigError(
+                    f"model.language_weight > 0 needs a pretrained GPT-2; {self.initial_weights} is none."
+                )
             self.language = LanguageLoss(self.backbone.language, self.language_learns)
 
     #: Whether the language model's own tables are trained by the language loss.
@@ -116,7 +118,7 @@ class Gpt2Policy(SequencePolicy):
             open_text(options.text, backbone, options.text_context)
 
     @property
-    def weights(self) -> str:
+    def initial_weights(self) -> str:
         return self.backbone.description
 
     def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:

@@ -58,7 +58,9 @@ class Gpt2Dt(Gpt2Policy):
         options, tables = self.options, self.backbone.language
         if options.extended_positions:
             if tables is None:
-                raise ConfigError(f"model.extended_positions needs a language model; backbone {self.weights} is none.")
+                raise ConfigError(
+                    f"model.extended_positions needs a language model; backbone {self.initial_weights} is none."
+                )
             with torch.no_grad():
                 self.embedding.embed_timestep.weight.copy_(extend_positions(tables.positions, dims["max_timesteps"]))
         if options.shared_projections:

@@ -48,7 +48,7 @@ class Gpt2Dtma(Gpt2Policy):
     def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
         if not isinstance(self.trunk, Trunk):
-            raise ConfigError(f"GPT2-DTMA gates the heads of a GPT-2; backbone {self.weights} is not one.")
+            raise ConfigError(f"GPT2-DTMA gates the heads of a GPT-2; backbone {self.initial_weights} is not one.")
 
     def make_mixer(self, config: TrunkConfig, layer: int) -> nn.Module:
         return HeadGatedAttention(config) if layer == 0 else Attention(config)

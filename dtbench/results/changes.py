@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dtbench.config import RunConfig, compose, identity, load_preset
+from dtbench.config import RunConfig, compose, hashed_part, load_preset
 from dtbench.registry import model_entry
 from dtbench.suites.suites import Suite, Task
 
@@ -13,12 +13,12 @@ from dtbench.suites.suites import Suite, Task
 def changes_between(preset: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """Return what differs in a plain configuration as `key=value`, the section `model.` left out.
 
-    Only what decides the result counts (`config.identity`).
+    Only what decides the result counts (`config.hashed_part`).
 
     >>> changes_between({"model": {"layers": 3}, "data": {"steps": 9}}, {"model": {"layers": 4}, "data": {"steps": 9}})
     ['layers=4']
     """
-    before, after = _flat(identity(preset)), _flat(identity(config))
+    before, after = _flat(hashed_part(preset)), _flat(hashed_part(config))
     changed = [key for key in after if key not in before or before[key] != after[key]]
     return [f"{key.removeprefix('model.')}={after[key]}" for key in changed]
 
@@ -30,7 +30,7 @@ def preset_config(model: str, preset: str, suite: Suite, task: Task) -> RunConfi
         DtbenchError: the model or the preset does not exist, or their layers do not fit together.
     """
     entry = model_entry(model)
-    return compose(entry.name, entry.load().Config, entry.defaults, load_preset(preset), suite, task)
+    return compose(entry.settings, preset=load_preset(preset), suite=suite, task=task)
 
 
 def _flat(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from functools import cache
 from numbers import Integral, Real
 from signal import Signals
 from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -46,6 +46,7 @@ class NonFinite:
     """Marks a float that may be NaN or infinite, stored as "nan", "inf" or "-inf"."""
 
 
+Record = TypeVar("Record")
 Natural = Annotated[int, AtLeast(0)]
 Positive = Annotated[int, AtLeast(1)]
 NotNegative = Annotated[float, AtLeast(0)]
@@ -373,6 +374,19 @@ class Result:
         except _WrongFieldError as error:
             raise ResultError(f"{where}: {error}.") from error
         return result
+
+
+def parse(kind: type[Record], content: Any, where: str) -> Record:
+    """Return a JSON value as a record of the dataclass `kind`.
+
+    Raises:
+        ResultError: naming `where` and the field that is missing or wrong.
+    """
+    try:
+        record: Record = _parse(kind, content, "")
+    except _WrongFieldError as error:
+        raise ResultError(f"{where}: {error}.") from error
+    return record
 
 
 def upgrade(content: Any) -> Any:

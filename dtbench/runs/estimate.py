@@ -119,7 +119,7 @@ def _seconds(call: Callable[[], object], times: int) -> float:
 
 
 def random_window(batch_size: int, context_length: int, dims: dict[str, int]) -> dict[str, Tensor]:
-    """Return a batch of windows of random numbers, with the keys and shapes of `data/windows.py`; all steps are real."""
+    """Return a batch of windows of random numbers, keys and shapes as in `data/windows.py`."""
     steps = (batch_size, context_length)
     return {
         "observations": torch.randn(*steps, dims["observation_dim"]),

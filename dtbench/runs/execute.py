@@ -11,7 +11,7 @@ from typing import Any
 
 from dtbench.console import err, progress
 from dtbench.data.sources import is_ready, open_store
-from dtbench.errors import ConfigError, ResultError
+from dtbench.errors import ConfigError, ResultError, UnknownNameError
 from dtbench.results.expectations import Verdict, check
 from dtbench.results.files import read_or_set_aside, read_result
 from dtbench.results.schema import DONE, Result
@@ -59,7 +59,9 @@ def run(suite: str | Suite = RunRequest.suite, models: Sequence[str] | str = (),
     """
     unknown = set(options) - set(RunRequest.__dataclass_fields__)
     if unknown:
-        raise ConfigError(f"run() has no option {unknown.pop()!r}; known are {', '.join(RunRequest.__dataclass_fields__)}.")
+        raise ConfigError(
+            f"run() has no option {unknown.pop()!r}; known are {', '.join(RunRequest.__dataclass_fields__)}."
+        )
     for name in ("output", "file"):
         if options.get(name) is not None:
             options[name] = Path(options[name])

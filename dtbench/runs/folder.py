@@ -173,7 +173,9 @@ def naming_the_folder(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(f"{error.filename or path} is a file, but a folder is needed; choose another --output.") from error
+        raise ConfigError(
+            f"{error.filename or path} is a file, but a folder is needed; choose another --output."
+        ) from error
     except OSError as error:
         where = error.filename or path
         raise ResultError(f"{where} cannot be written ({error.strerror or error}); choose another --output.") from error

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dtbench.config import RunConfig, changes, compose, from_dict, load_preset, task_layers
+from dtbench.config import RunConfig, compose, from_dict, load_preset, task_layers
 from dtbench.console import err
 from dtbench.data.sources import resolve_sources, unavailable_message
 from dtbench.errors import ConfigError, SourceError, UnknownNameError
 from dtbench.registry import ModelEntry, model_entry
+from dtbench.results.changes import changes_between
 from dtbench.results.files import result_path
 from dtbench.runs.folder import RunFolder
 from dtbench.suites.suites import Suite, Task, load_suite, suite_from_dict
@@ -53,7 +54,9 @@ class RunRequest:
 
     def __post_init__(self) -> None:
         if self.existing not in EXISTING:
-            raise ConfigError(f"--existing must be {', '.join(EXISTING[:-1])} or {EXISTING[-1]}, not {self.existing!r}.")
+            raise ConfigError(
+                f"--existing must be {', '.join(EXISTING[:-1])} or {EXISTING[-1]}, not {self.existing!r}."
+            )
         if self.launcher not in LAUNCHERS:
             raise UnknownNameError("launcher", self.launcher, LAUNCHERS)
         if self.jobs is not None and self.jobs < 1:
@@ -207,4 +210,4 @@ def _configure(
     changed = compose(
         entry.settings, preset=preset, suite=suite, task=task, file=request.file, overrides=request.overrides
     )
-    return changed, changes(own, changed)
+    return changed, tuple(changes_between(own.to_dict(), changed.to_dict()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dtbench.console import err
@@ -57,8 +58,8 @@ def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
         worst = max(worst, needed)
         if total is not None and needed > _USABLE * total:
             raise ConfigError(
-                f"{plan.model.name} on {plan.task.id} needs about {gigabytes(needed)} of memory for a training step, and "
-                f"this machine has {gigabytes(total)}; lower training.batch_size ({plan.config.training.batch_size}), "
+                f"{plan.model.name} on {plan.task.id} needs about {gigabytes(needed)} of memory for a training step, "
+                f"and this machine has {gigabytes(total)}; lower training.batch_size ({plan.config.training.batch_size}), "
                 f"training.context_length ({plan.config.training.context_length}) or the model's size."
             )
     if total is None or jobs * worst <= _USABLE * total:
@@ -76,10 +77,8 @@ def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
 def total_memory() -> int | None:
     """Return the bytes of memory that this process may use: the machine's, or its control group's; None if unknown."""
     found = []
-    try:
+    with suppress(AttributeError, ValueError, OSError):  # not on every system
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):
-        pass
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             found.append(int(Path(limit).read_text(encoding="ascii")))

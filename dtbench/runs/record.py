@@ -117,7 +117,7 @@ def record_without_scores(plan: RunPlan, status: str, started: str, error: Error
 
 
 def identify_result(plan: RunPlan) -> tuple[int, int] | None:
-    """Return what changes when the run's result is written anew (a renamed file has another inode); None without one."""
+    """Return inode and time of the run's result, which change when it is written anew; None without a result."""
     try:
         status = plan.result_path.stat()
     except OSError:

@@ -11,12 +11,12 @@ import torch
 
 from dtbench.environments.make import make_environment
 from dtbench.errors import ConfigError, DataError, DtbenchError
-from dtbench.evaluation.rollout import BLOCK, Protocol, episode_seeds, evaluate
+from dtbench.evaluation.rollout import BLOCK, EvaluationProtocol, episode_seeds, evaluate
 from dtbench.models.dt import DecisionTransformer
 from tests.models.contract import model_config
 
 RNG = np.random.default_rng(0)
-HOPPER = Protocol(
+HOPPER = EvaluationProtocol(
     env_id="Hopper-v5",
     max_episode_steps=120,
     return_scale=1000.0,
@@ -33,7 +33,7 @@ def policy(**config) -> DecisionTransformer:
     return DecisionTransformer(settings, dims).eval()
 
 
-def singly(model, protocol: Protocol, target: float, seed: int) -> tuple[float, int]:
+def singly(model, protocol: EvaluationProtocol, target: float, seed: int) -> tuple[float, int]:
     """Evaluate one episode by hand: lists, a window built anew each step, gymnasium stepped singly."""
     env = gym.make(protocol.env_id, max_episode_steps=protocol.max_episode_steps)
     observation, _ = env.reset(seed=seed)

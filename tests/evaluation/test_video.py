@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dtbench.errors import ConfigError
-from dtbench.evaluation.rollout import Protocol
+from dtbench.evaluation.rollout import EvaluationProtocol
 from dtbench.evaluation.video import record
 
 
@@ -42,8 +42,8 @@ class Still:
         return torch.zeros(len(window["observations"]), 1)
 
 
-def protocol(env_id: str) -> Protocol:
-    return Protocol(env_id, 7, 1.0, np.zeros(2, np.float32), np.ones(2, np.float32))
+def protocol(env_id: str) -> EvaluationProtocol:
+    return EvaluationProtocol(env_id, 7, 1.0, np.zeros(2, np.float32), np.ones(2, np.float32))
 
 
 @pytest.fixture

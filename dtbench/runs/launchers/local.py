@@ -71,7 +71,9 @@ def run_all(plans: Sequence[RunPlan], jobs: int) -> list[str]:
                 while waiting and len(running) < jobs:
                     index = waiting.popleft()
                     if plans[index].folder.is_locked():
-                        err.print(f"{plans[index].label}: another command is working on it; left for last", markup=False)
+                        err.print(
+                            f"{plans[index].label}: another command is working on it; left for last", markup=False
+                        )
                         elsewhere.append(index)
                     else:
                         running[index] = _start(plans[index], f"{index + 1}/{len(plans)}", jobs)

@@ -161,7 +161,7 @@ def llama(tmp_path):
 
 def test_another_language_model_enters_through_the_adapter(llama, tmp_path):
     module = Gpt2Dt(model_config("gpt2_dt", backbone=llama), DIMS).eval()
-    assert module.weights.startswith("llama (sha256 ")
+    assert module.initial_weights.startswith("llama (sha256 ")
     window = windows(module)
     before = module(window)
     changed = {**window, "observations": window["observations"].clone()}
