@@ -9,12 +9,14 @@ import os
 import sys
 
 from dtbench.errors import DtbenchError
-from dtbench.signals import Stopped, raise_on_signals
+from dtbench.signals import Stopped, ignore_signals, raise_on_signals
 
 
 def main() -> None:
     """Run the command line; turn a user's mistake, a full disk or a signal into one sentence and an exit code."""
-    sys.exit(_run())
+    code = _run()
+    ignore_signals()
+    sys.exit(code)
 
 
 def _run() -> int:

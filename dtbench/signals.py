@@ -39,6 +39,12 @@ def raise_on_signals() -> None:
             signal.signal(number, _receive)
 
 
+def ignore_signals() -> None:
+    """Ignore signals from here on: Python's own end restores the defaults, under which a late one kills wordlessly."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _receive(number: int, frame: FrameType | None) -> None:
     _received.append(number)
     if len(_received) == 1:

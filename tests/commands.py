@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
+from dtbench import __main__ as program
 from dtbench.cli.app import app
 from dtbench.results.files import read_result
 from dtbench.results.schema import Result
@@ -32,6 +34,20 @@ def dtbench(*words: object, expect: int = 0) -> str:
         raise done.exception
     assert done.exit_code == expect, done.output
     return done.output
+
+
+def main(*words: object) -> int:
+    """Run the whole program in this process, with its handling of errors, and return its exit code."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(sys, "argv", ["dtbench", *map(str, words)])
+            program.main()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
 
 
 def command(*words: object) -> list[str]:

@@ -1,4 +1,4 @@
-"""No test reaches for the network: whether it answers must not decide what a test sees."""
+"""What all tests share: no network, and one folder of built data."""
 
 import pytest
 
@@ -7,5 +7,26 @@ from dtbench.data.sources import is_reachable
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
+    """No test reaches for the network: whether it answers must not decide what a test sees."""
     monkeypatch.setenv("DTBENCH_OFFLINE", "1")
     is_reachable.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def shared_home(tmp_path_factory):
+    """One folder of built data for all tests that do not ask for their own: building them takes seconds each."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def home(shared_home, monkeypatch):
+    """`$DTBENCH_HOME` of a test; nobody's own data are read or written."""
+    monkeypatch.setenv("DTBENCH_HOME", str(shared_home))
+    return shared_home
+
+
+@pytest.fixture
+def own_home(tmp_path, monkeypatch):
+    """An empty `$DTBENCH_HOME` for one test."""
+    monkeypatch.setenv("DTBENCH_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"

@@ -57,11 +57,9 @@ def run(suite: str | Suite = RunRequest.suite, models: Sequence[str] | str = (),
     Raises:
         DtbenchError: a user's mistake, found before the first run.
     """
-    unknown = set(options) - set(RunRequest.__dataclass_fields__)
-    if unknown:
-        raise ConfigError(
-            f"run() has no option {unknown.pop()!r}; known are {', '.join(RunRequest.__dataclass_fields__)}."
-        )
+    for name in options:
+        if name not in RunRequest.__dataclass_fields__:
+            raise UnknownNameError("option of run()", name, RunRequest.__dataclass_fields__)
     for name in ("output", "file"):
         if options.get(name) is not None:
             options[name] = Path(options[name])

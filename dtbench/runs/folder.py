@@ -105,10 +105,11 @@ class RunFolder:
         self.create()
         lock = FileLock(self.lock_file, timeout=0)
         try:
-            with naming_the_folder(self.path):
-                lock.acquire()
+            lock.acquire()
         except Timeout as error:
             raise Busy from error
+        except OSError as error:
+            raise unwritable(self.path, error) from error
         try:
             yield
         finally:
@@ -177,5 +178,10 @@ def naming_the_folder(path: Path) -> Iterator[None]:
             f"{error.filename or path} is a file, but a folder is needed; choose another --output."
         ) from error
     except OSError as error:
-        where = error.filename or path
-        raise ResultError(f"{where} cannot be written ({error.strerror or error}); choose another --output.") from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> ResultError:
+    """Return the error for a file or folder that cannot be written, in one sentence."""
+    where = error.filename or path
+    return ResultError(f"{where} cannot be written ({error.strerror or error}); choose another --output.")

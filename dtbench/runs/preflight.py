@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from dtbench.console import err
+from dtbench.config import HardwareConfig
+from dtbench.console import err, quieten_libraries
 from dtbench.data.sources import open_store
 from dtbench.errors import ConfigError
 from dtbench.models.base import build_on_meta, estimate_memory
@@ -25,7 +26,8 @@ def check_hardware(plans: Sequence[RunPlan]) -> None:
     """
     from dtbench.runs.training import new_trainer
 
-    checked = []
+    quieten_libraries()
+    checked: list[HardwareConfig] = []
     for plan in plans:
         if plan.config.hardware not in checked:
             checked.append(plan.config.hardware)

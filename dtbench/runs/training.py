@@ -88,8 +88,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Save `checkpoint` as `path`, whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.replacing(path) as temporary:
-            torch.save(checkpoint, temporary)
+        with atomic.replacing(path) as temporary, temporary.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch hides a full disk behind an "unexpected pos"
+                if isinstance(error.__context__, OSError):
+                    reason = error.__context__
+                    raise OSError(reason.errno, reason.strerror, str(path)) from error
+                raise
 
 
 def fit(

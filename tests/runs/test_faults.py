@@ -29,6 +29,7 @@ from tests.commands import (
     command,
     dtbench,
     environment,
+    main,
     only_result,
     process,
     results,
@@ -37,7 +38,6 @@ from tests.commands import (
     workers_of,
 )
 
-pytestmark = pytest.mark.usefixtures("home")
 TWO = (*RUN, "--model", "dt", *LONG, "--seeds", "0,1", "--jobs", "2", "--output")
 
 
@@ -126,7 +126,13 @@ def test_a_run_is_locked_while_it_is_worked_on(tmp_path):
 
 @pytest.mark.slow
 def test_two_commands_share_the_work_and_never_train_the_same_run(tmp_path):
-    words = (*RUN, "--model", "dt", *LONG, "--seeds", "0,1", "--jobs", "1", "--output", tmp_path)
+    longer = (
+        "--set",
+        "training.steps=1500",
+        "--set",
+        "training.log_every=50",
+    )  # the second command needs time to start
+    words = (*RUN, "--model", "dt", *LONG, *longer, "--seeds", "0,1", "--jobs", "1", "--output", tmp_path)
     with start(*words) as first:
         wait_until(lambda: list(tmp_path.rglob("latest.ckpt")))
         with start(*words) as second:
@@ -191,10 +197,15 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     file = tmp_path / "a.txt"
     atomic.write_text(file, "größer\n")
     assert file.read_bytes() == "größer\n".encode()
-    with pytest.raises(RuntimeError), atomic.replacing(file) as temporary:
-        assert temporary.parent == tmp_path  # a rename there is atomic
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail_half_way():
+        with atomic.replacing(file) as temporary:
+            assert temporary.parent == tmp_path  # a rename there is atomic
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert file.read_text(encoding="utf-8") == "größer\n"
     assert list(tmp_path.iterdir()) == [file]
 
@@ -310,9 +321,11 @@ def test_a_loss_that_is_not_a_number_is_recorded(crashes):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, home):
+def trained(tmp_path_factory, shared_home):
     output = tmp_path_factory.mktemp("trained")
-    dtbench(*RUN, "--model", "bc", "--output", output)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DTBENCH_HOME", str(shared_home))
+        dtbench(*RUN, "--model", "bc", "--output", output)
     return output
 
 
@@ -326,21 +339,16 @@ class Hostile:
 @pytest.mark.parametrize("words", [("evaluate",), ("record", "--out", "x.gif"), ("analyze", "markov-heads")])
 @pytest.mark.parametrize("how", ["empty", "cut", "random", "another kind", "hostile"])
 def test_a_damaged_or_hostile_checkpoint_is_refused_in_one_sentence(trained, tmp_path, words, how, monkeypatch, capsys):
-    from dtbench.__main__ import main
-
     monkeypatch.chdir(tmp_path)
     folder = folder_of(trained, "bc")
     content = folder.final.read_bytes()
     try:
         torch.save({"state_dict": Hostile()}, folder.final) if how == "hostile" else damage(folder.final, how)
-        options = [str(folder.path) if word == "RUN" else word for word in (*words, "RUN")]
-        monkeypatch.setattr(sys, "argv", ["dtbench", *options])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = main(*words, folder.path)
     finally:
         folder.final.write_bytes(content)
     text = capsys.readouterr().err
-    assert ended.value.code == 2, text
+    assert code == 2, text
     assert len(text.strip().splitlines()) == 1
     assert "final.ckpt" in text
     assert "weights_only" not in text
