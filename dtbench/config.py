@@ -4,20 +4,78 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.resources import resource
 from dtbench.suites.suites import Suite, Task, read_mapping
 
+#: Lightning's own names.
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+PRECISIONS = (
+    *("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "32", "16", "bf16", "64"),
+    *("transformer-engine", "transformer-engine-float16"),
+)
 #: Keys of the section `training` that do not change what a run computes, so that they are not hashed.
 NOT_HASHED = frozenset({"log_every", "checkpoint_every"})
+
+
+def require(holds: bool, key: str, rule: str, value: object) -> None:
+    """Refuse a value of the configuration unless `holds`.
+
+    Args:
+        holds: whether the value is possible.
+        key: the value's full key, e.g. `model.dropout`.
+        rule: what it must be, e.g. `must lie in [0, 1)`.
+        value: the value.
+
+    Raises:
+        ConfigError: `holds` is false; the message is `<key> <rule>, not <value>.`
+    """
+    if not holds:
+        raise ConfigError(f"{key} {rule}, not {value!r}.")
+
+
+def require_positive(section: str, config: object, *names: str) -> None:
+    """Refuse fields of a section that are not greater than 0."""
+    for name in names:
+        value = getattr(config, name)
+        require(value > 0, f"{section}.{name}", "must be positive", value)
+
+
+def require_not_negative(section: str, config: object, *names: str) -> None:
+    """Refuse fields of a section that are less than 0."""
+    for name in names:
+        value = getattr(config, name)
+        require(value >= 0, f"{section}.{name}", "must not be negative", value)
+
+
+def require_one_of(key: str, value: str, known: Iterable[str]) -> None:
+    """Refuse a value that is not one of the known ones."""
+    known = list(known)
+    require(value in known, key, f"must be one of {', '.join(known)}", value)
+
+
+def require_finite(key: str, value: object) -> None:
+    """Refuse NaN and infinity in a value, and in the fields or entries of a dataclass, dict, list or tuple."""
+    if isinstance(value, float):
+        require(math.isfinite(value), key, "must be a finite number", value)
+    elif is_dataclass(value):
+        for name in fields(value):
+            require_finite(f"{key}.{name.name}", getattr(value, name.name))
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            require_finite(f"{key}.{name}", item)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            require_finite(f"{key}[{index}]", item)
 
 
 @dataclass
@@ -31,6 +89,14 @@ class OptimizerConfig:
     warmup_steps: int = 10_000
     gradient_clip: float = 0.25
 
+    def __post_init__(self) -> None:
+        self.betas = tuple(self.betas)  # YAML has lists only
+        require_finite("optimizer", self)
+        require_positive("optimizer", self, "learning_rate", "eps")
+        require_not_negative("optimizer", self, "weight_decay", "warmup_steps", "gradient_clip")
+        is_pair = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(is_pair, "optimizer.betas", "must be two numbers in [0, 1)", list(self.betas))
+
 
 @dataclass
 class TrainingConfig:
@@ -42,6 +108,9 @@ class TrainingConfig:
     log_every: int = 100
     checkpoint_every: int = 1_000
 
+    def __post_init__(self) -> None:
+        require_positive("training", self, "steps", "batch_size", "context_length", "log_every", "checkpoint_every")
+
 
 @dataclass
 class DataConfig:
@@ -49,6 +118,9 @@ class DataConfig:
 
     steps: int = 1_000_000
     normalize_states: bool = True
+
+    def __post_init__(self) -> None:
+        require_positive("data", self, "steps")
 
 
 @dataclass
@@ -58,6 +130,10 @@ class EvaluationConfig:
     episodes: int = 100
     every: int = 0
     all_targets: bool = True
+
+    def __post_init__(self) -> None:
+        require_positive("evaluation", self, "episodes")
+        require_not_negative("evaluation", self, "every")
 
 
 @dataclass
@@ -70,6 +146,11 @@ class HardwareConfig:
     strategy: str = "auto"
     precision: str = "32-true"
 
+    def __post_init__(self) -> None:
+        require_positive("hardware", self, "devices", "num_nodes")
+        require_one_of("hardware.accelerator", self.accelerator, ACCELERATORS)
+        require_one_of("hardware.precision", self.precision, PRECISIONS)
+
 
 @dataclass
 class RunConfig:
@@ -81,6 +162,9 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
+
+    def __post_init__(self) -> None:
+        require_finite("model", self.model)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dicts of str, int, float, bool, list and None."""
@@ -125,10 +209,12 @@ def plain(value: Any) -> Any:
 
 
 def from_dict(content: Mapping[str, Any], model_config: type) -> RunConfig:
-    """Rebuild the configuration that `RunConfig.to_dict` wrote; `model_config` types the section `model`."""
-    config = OmegaConf.structured(RunConfig)
-    config.model = OmegaConf.structured(model_config)
-    return _resolve(_merge(config, content, "stored configuration"))
+    """Rebuild the configuration that `RunConfig.to_dict` wrote; `model_config` types the section `model`.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or an impossible value.
+    """
+    return _resolve(_merge(_untouched(model_config), content, "stored configuration"))
 
 
 def preset_names() -> list[str]:
@@ -169,8 +255,7 @@ def compose(
     Raises:
         ConfigError: an unknown key, a wrong type or an impossible value; the message names the key.
     """
-    config = OmegaConf.structured(RunConfig)
-    config.model = OmegaConf.structured(model.config)
+    config = _untouched(model.config)
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if model.defaults is not None:
         layers.append((f"baselines/{model.name}/config.yaml", read_mapping(model.defaults)))
@@ -182,14 +267,24 @@ def compose(
     layers.extend((f"--set {override}", _override(override)) for override in overrides)
     for where, layer in layers:
         config = _merge(config, layer, where) if layer else config
-    resolved = _resolve(config)
-    _check(resolved)
-    return resolved
+    return _resolve(config)
 
 
 def task_layers(task: Task, model_name: str) -> str:
     """Return what of a task a model's configuration depends on: where it is equal, so are the configurations."""
     return json.dumps([task.config, task.models.get(model_name)], sort_keys=True)
+
+
+def _untouched(model_config: type) -> DictConfig:
+    """Return the configuration in which everything has its dataclass's default."""
+    try:
+        config = OmegaConf.structured(RunConfig)
+        config.model = OmegaConf.structured(model_config)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{model_config.__name__} cannot type the section `model`: {reason}.") from error
+    assert isinstance(config, DictConfig)
+    return config
 
 
 def _override(text: str) -> dict[str, Any]:
@@ -199,10 +294,12 @@ def _override(text: str) -> dict[str, Any]:
     try:
         return cast(dict[str, Any], plain(OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=True)))
     except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"--set {text!r} cannot be read: {error}") from error
+        raise ConfigError(f"--set {text!r} cannot be read: {str(error).splitlines()[0]}.") from error
 
 
 def _merge(config: DictConfig, layer: Mapping[str, Any], where: str) -> DictConfig:
+    if not isinstance(layer, Mapping):
+        raise ConfigError(f"{where}: a configuration must map sections to their keys, not be {layer!r}.")
     try:
         merged = OmegaConf.merge(config, OmegaConf.create(dict(layer)))
     except ConfigKeyError as error:
@@ -212,11 +309,13 @@ def _merge(config: DictConfig, layer: Mapping[str, Any], where: str) -> DictConf
         prefix = key.rpartition(".")[0]
         unknown = UnknownNameError(f"key of {prefix}" if prefix else "section", key.rpartition(".")[2], known)
         raise ConfigError(f"{where}: {unknown}") from error
-    except (ValidationError, OmegaConfBaseException) as error:
-        reason = str(error).splitlines()[0]
-        key = error.full_key or error.key
+    except (OmegaConfBaseException, TypeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        key = getattr(error, "full_key", None) or getattr(error, "key", None)
         raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{reason}.") from error
     assert isinstance(merged, DictConfig)
+    if merged.model is None:
+        raise ConfigError(f"{where}: model must hold the model's settings, not null.")
     return merged
 
 
@@ -232,28 +331,3 @@ def _resolve(config: DictConfig) -> RunConfig:
         raise ConfigError(f"The configuration is incomplete: {str(error).splitlines()[0]}.") from error
     assert isinstance(resolved, RunConfig)
     return resolved
-
-
-def _check(config: RunConfig) -> None:
-    positive = {
-        "training.steps": config.training.steps,
-        "training.batch_size": config.training.batch_size,
-        "training.context_length": config.training.context_length,
-        "training.log_every": config.training.log_every,
-        "training.checkpoint_every": config.training.checkpoint_every,
-        "optimizer.learning_rate": config.optimizer.learning_rate,
-        "evaluation.episodes": config.evaluation.episodes,
-        "data.steps": config.data.steps,
-        "hardware.devices": config.hardware.devices,
-    }
-    for key, value in positive.items():
-        if value <= 0:
-            raise ConfigError(f"{key} must be positive, not {value}.")
-    for key, amount in {
-        "optimizer.warmup_steps": config.optimizer.warmup_steps,
-        "optimizer.weight_decay": config.optimizer.weight_decay,
-        "optimizer.gradient_clip": config.optimizer.gradient_clip,
-        "evaluation.every": config.evaluation.every,
-    }.items():
-        if amount < 0:
-            raise ConfigError(f"{key} must not be negative, not {amount}.")

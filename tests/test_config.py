@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -95,12 +96,98 @@ def test_seedlike_zero_and_false_are_values(tmp_path):
         ("optimizer.warmup_steps=-1", "must not be negative"),
         ("training.steps", "section.key=value"),
         ("training=3", "not a subclass"),
+        ("training=[1]", "training"),
+        ("model=null", "model must hold the model's settings"),
+        ("training.steps=${nowhere}", "nowhere"),
+        ("optimizer.betas=[0.9]", "betas"),
     ],
 )
 def test_mistakes_get_one_sentence(override, message):
     with pytest.raises(ConfigError, match=message) as caught:
         build(override)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "override", "message"),
+    [
+        ("dt", "model.dropout=2.0", r"model.dropout must lie in \[0, 1\), not 2.0."),
+        ("dt", "model.dropout=nan", r"model.dropout must lie in \[0, 1\), not nan."),
+        ("dt", "model.width=0", "model.width must be positive, not 0."),
+        ("dt", "model.layers=-1", "model.layers must be positive, not -1."),
+        ("dt", "model.heads=0", "model.heads must be positive, not 0."),
+        ("dt", "model.heads=3", "model.width must be a multiple of model.heads=3, not 128."),
+        ("dt", "model.activation=relo", "model.activation must be one of relu, gelu, gelu_new, not 'relo'."),
+        ("dc", "model.width=0", "model.width must be positive, not 0."),
+        ("dc", "model.window=0", "model.window must be positive, not 0."),
+        ("gpt2_dt", "model.embedding=cnn", "model.embedding must be one of linear, mlp, not 'cnn'."),
+        ("gpt2_dt", "model.head=cnn", "model.head must be one of linear, mlp, not 'cnn'."),
+        ("gpt2_dt", "model.reinit_heads=[0,-1]", "model.reinit_heads must be .*"),
+        ("gpt2_dt", "model.language_weight=-1", "model.language_weight must not be negative, not -1.0."),
+        ("gpt2_dt", "model.language_weight=inf", "model.language_weight must be a finite number, not inf."),
+        ("gpt2_dt", "model.text_batch=0", "model.text_batch must be positive, not 0."),
+        ("gpt2_dt", "model.text_context=1", "model.text_context must be at least 2, not 1."),
+        ("gpt2_dt", "model.alignment=l2", "model.alignment must be one of cosine, reference, none, not 'l2'."),
+        ("gpt2_dt", "model.alignment_weight=-0.1", "model.alignment_weight must not be negative, not -0.1."),
+        ("gpt2_dt", "model.alignment_centres=0", "model.alignment_centres must be positive, not 0."),
+        ("lamo", "model.trained=none", "model.trained must be one of lora, full, frozen, not 'none'."),
+        ("lamo", "model.lora_rank=0", "model.lora_rank must be positive, not 0."),
+        ("lamo", "model.lora_alpha=0", "model.lora_alpha must be positive, not 0."),
+        ("lamo", "model.lora_dropout=1", r"model.lora_dropout must lie in \[0, 1\), not 1.0."),
+        ("gpt2_dtma", "model.gate_every=1", "model.gate_every must be 0 or at least 2, not 1."),
+        ("gpt2_dtma", "model.gate_every=-2", "model.gate_every must be 0 or at least 2, not -2."),
+        ("gpt2_dtma", "model.gate_data=other", "model.gate_data must be one of same, held_out, not 'other'."),
+        ("gpt2_dtma", "model.held_out_share=1", r"model.held_out_share must lie in \(0, 1\), not 1.0."),
+        ("cql", "model.discount=1", r"model.discount must lie in \[0, 1\), not 1.0."),
+        ("cql", "model.target_rate=0", r"model.target_rate must lie in \(0, 1\], not 0.0."),
+        ("cql", "model.temperature=0", "model.temperature must be positive, not 0.0."),
+        ("cql", "model.sampled_actions=0", "model.sampled_actions must be positive, not 0."),
+        ("cql", "model.clip_difference_min=nan", "model.clip_difference_min must be a finite number, not nan."),
+        ("bc", "model.top_fraction=0", r"model.top_fraction must lie in \(0, 1\], not 0.0."),
+        ("bc", "model.layers=0", "model.layers must be positive, not 0."),
+        ("bc", "optimizer.learning_rate=0", "optimizer.learning_rate must be positive, not 0.0."),
+        ("bc", "optimizer.learning_rate=nan", "optimizer.learning_rate must be a finite number, not nan."),
+        ("bc", "optimizer.weight_decay=-inf", "optimizer.weight_decay must be a finite number, not -inf."),
+        ("bc", "optimizer.gradient_clip=inf", "optimizer.gradient_clip must be a finite number, not inf."),
+        ("bc", "optimizer.eps=0", "optimizer.eps must be positive, not 0.0."),
+        ("bc", "optimizer.betas=[0.9,1.0]", r"optimizer.betas must be two numbers in \[0, 1\), not \[0.9, 1.0\]."),
+        ("bc", "optimizer.betas=[nan,0.9]", r"optimizer.betas\[0\] must be a finite number, not nan."),
+        ("bc", "training.context_length=0", "training.context_length must be positive, not 0."),
+        ("bc", "evaluation.episodes=0", "evaluation.episodes must be positive, not 0."),
+        ("bc", "evaluation.every=-1", "evaluation.every must not be negative, not -1."),
+        ("bc", "hardware.num_nodes=0", "hardware.num_nodes must be positive, not 0."),
+        ("bc", "hardware.precision=13", "hardware.precision must be one of .*, not '13'."),
+        ("bc", "hardware.accelerator=quantum", "hardware.accelerator must be one of .*, not 'quantum'."),
+    ],
+)
+def test_impossible_values_are_refused_by_name(model, override, message):
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        build(override, model=model)
+
+
+def test_a_stored_configuration_is_checked_too():
+    content = build(model="dt").to_dict()
+    content["model"]["dropout"] = 2.0
+    with pytest.raises(ConfigError, match=r"model\.dropout must lie in"):
+        from_dict(content, model_entry("dt").settings.config)
+
+
+def test_every_float_of_a_model_from_outside_must_be_finite():
+    @dataclass
+    class Nested:
+        rates: list[float] = field(default_factory=lambda: [0.1])
+
+    with pytest.raises(ConfigError, match=r"model\.rates\[1\] must be a finite number, not nan"):
+        from_dict({"model": {"rates": [1.0, float("nan")]}}, Nested)
+
+
+def test_a_dataclass_that_cannot_type_the_section_is_named():
+    @dataclass
+    class Odd:
+        table: object = object()
+
+    with pytest.raises(ConfigError, match="Odd cannot type the section `model`"):
+        from_dict({}, Odd)
 
 
 def test_hash_sees_what_decides_a_result_and_nothing_else():

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError
 
-from dtbench.config import RunConfig, from_dict
+from dtbench.config import RunConfig, from_dict, require, require_one_of, require_positive
 from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TrajectoryEmbedding
+from dtbench.models.parts.trunk import ACTIVATIONS, TrunkConfig
 
 Window = dict[str, Tensor]
 _RECENT = 100
@@ -165,6 +166,25 @@ class SequenceConfig:
     activation: str = "relu"
     dropout: float = 0.1
     tanh: bool = True
+
+    def __post_init__(self) -> None:
+        require_positive("model", self, "layers", "heads", "width")
+        whole = self.width % self.heads == 0
+        require(whole, "model.width", f"must be a multiple of model.heads={self.heads}", self.width)
+        require_one_of("model.activation", self.activation, ACTIVATIONS)
+        require(0 <= self.dropout < 1, "model.dropout", "must lie in [0, 1)", self.dropout)
+
+    def trunk(self) -> TrunkConfig:
+        """Return the size of a trunk that is trained from random weights."""
+        return TrunkConfig(
+            width=self.width,
+            layers=self.layers,
+            heads=self.heads,
+            activation=self.activation,
+            embedding_dropout=self.dropout,
+            attention_dropout=self.dropout,
+            residual_dropout=self.dropout,
+        )
 
 
 class SequencePolicy(OfflineModule):

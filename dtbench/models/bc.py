@@ -13,8 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError
 
-from dtbench.config import RunConfig
-from dtbench.errors import ConfigError
+from dtbench.config import RunConfig, require, require_positive
 from dtbench.models.base import OfflineModule, Window
 
 
@@ -31,10 +30,8 @@ class BehaviourCloningConfig:
     top_fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.layers < 1 or self.width < 1:
-            raise ConfigError("model.layers and model.width must be at least 1.")
-        if not 0 < self.top_fraction <= 1:
-            raise ConfigError(f"model.top_fraction must lie in (0, 1], not {self.top_fraction}.")
+        require_positive("model", self, "layers", "width")
+        require(0 < self.top_fraction <= 1, "model.top_fraction", "must lie in (0, 1]", self.top_fraction)
 
 
 class BehaviourCloning(OfflineModule):

@@ -14,8 +14,7 @@ from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 from torch.func import functional_call
 
-from dtbench.config import RunConfig
-from dtbench.errors import ConfigError
+from dtbench.config import RunConfig, require, require_not_negative, require_positive
 from dtbench.models.base import OfflineModule, Window
 
 _LOG_STD_RANGE = (-20.0, 2.0)
@@ -65,13 +64,11 @@ class CqlConfig:
     reward_bias: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.discount < 1:
-            raise ConfigError(f"model.discount must lie in [0, 1), not {self.discount}.")
-        if not 0 < self.target_rate <= 1:
-            raise ConfigError(f"model.target_rate must lie in (0, 1], not {self.target_rate}.")
-        counts = ("width", "policy_layers", "critic_layers", "sampled_actions")
-        if any(getattr(self, name) < 1 for name in counts) or self.temperature <= 0 or self.policy_learning_rate <= 0:
-            raise ConfigError(f"model.{', model.'.join(counts)} must be at least 1, temperature and rates positive.")
+        require_positive("model", self, "width", "policy_layers", "critic_layers", "sampled_actions")
+        require_positive("model", self, "temperature", "policy_learning_rate")
+        require_not_negative("model", self, "clone_steps", "penalty_weight")
+        require(0 <= self.discount < 1, "model.discount", "must lie in [0, 1)", self.discount)
+        require(0 < self.target_rate <= 1, "model.target_rate", "must lie in (0, 1]", self.target_rate)
 
 
 class SquashedGaussianPolicy(nn.Module):

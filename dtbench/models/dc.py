@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dtbench.config import RunConfig
-from dtbench.errors import ConfigError
+from dtbench.config import RunConfig, require_positive
 from dtbench.models.base import SequenceConfig, SequencePolicy
 from dtbench.models.parts.heads import ActionHead
 from dtbench.models.parts.mixers import Attention, CausalConvolution
@@ -33,14 +32,15 @@ class DecisionConvFormerConfig(SequenceConfig):
     projection: bool = False
 
     def __post_init__(self) -> None:
-        if self.window < 1:
-            raise ConfigError(f"model.window must be at least 1, not {self.window}.")
+        super().__post_init__()
+        require_positive("model", self, "window")
 
 
 class DecisionConvFormer(SequencePolicy):
     """DT with per-modality causal convolutions in the place of attention."""
 
     Config = DecisionConvFormerConfig
+    options: DecisionConvFormerConfig
 
     def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
@@ -48,20 +48,11 @@ class DecisionConvFormer(SequencePolicy):
         self.embedding = TrajectoryEmbedding(
             dims["observation_dim"], dims["action_dim"], options.width, dims["max_timesteps"], norm_before_time=False
         )
-        trunk = TrunkConfig(
-            width=options.width,
-            layers=options.layers,
-            heads=options.heads,
-            activation=options.activation,
-            embedding_dropout=options.dropout,
-            attention_dropout=options.dropout,
-            residual_dropout=options.dropout,
-        )
-        self.trunk = Trunk(trunk, self.make_mixer)
-        self.head = ActionHead(options.width, dims["action_dim"], options.tanh)
 
-    def make_mixer(self, config: TrunkConfig, layer: int) -> nn.Module:
-        """Make the token mixer of a layer."""
-        if self.options.hybrid and layer == config.layers - 1:
-            return Attention(config)
-        return CausalConvolution(config, self.options.window, self.options.projection)
+        def mixer(trunk: TrunkConfig, layer: int) -> nn.Module:
+            if options.hybrid and layer == trunk.layers - 1:
+                return Attention(trunk)
+            return CausalConvolution(trunk, options.window, options.projection)
+
+        self.trunk = Trunk(options.trunk(), mixer)
+        self.head = ActionHead(options.width, dims["action_dim"], options.tanh)

@@ -9,7 +9,7 @@ from dtbench.models.base import SequenceConfig, SequencePolicy
 from dtbench.models.parts.heads import ActionHead
 from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.tokens import TrajectoryEmbedding
-from dtbench.models.parts.trunk import Trunk, TrunkConfig
+from dtbench.models.parts.trunk import Trunk
 
 
 class DecisionTransformer(SequencePolicy):
@@ -23,16 +23,5 @@ class DecisionTransformer(SequencePolicy):
         self.embedding = TrajectoryEmbedding(
             dims["observation_dim"], dims["action_dim"], options.width, dims["max_timesteps"], norm_before_time=False
         )
-        self.trunk = Trunk(
-            TrunkConfig(
-                width=options.width,
-                layers=options.layers,
-                heads=options.heads,
-                activation=options.activation,
-                embedding_dropout=options.dropout,
-                attention_dropout=options.dropout,
-                residual_dropout=options.dropout,
-            ),
-            mixer=lambda trunk, layer: Attention(trunk),
-        )
+        self.trunk = Trunk(options.trunk(), lambda trunk, layer: Attention(trunk))
         self.head = ActionHead(options.width, dims["action_dim"], options.tanh)

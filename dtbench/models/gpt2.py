@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dtbench.config import RunConfig
+from dtbench.config import RunConfig, require, require_not_negative, require_one_of, require_positive
 from dtbench.errors import ConfigError
 from dtbench.models.backbone.load import Backbone, load_backbone
 from dtbench.models.backbone.text import WIKITEXT, open_text
@@ -48,29 +48,20 @@ class Gpt2Config(SequenceConfig):
     text_context: int = 1024
 
     def __post_init__(self) -> None:
-        one_of("embedding", self.embedding, EMBEDDINGS)
-        one_of("head", self.head, EMBEDDINGS)
-        if self.language_weight < 0:
-            raise ConfigError(f"model.language_weight must not be negative, not {self.language_weight}.")
-        if self.text_batch < 1 or self.text_context < 2:
-            raise ConfigError("model.text_batch must be at least 1 and model.text_context at least 2.")
+        super().__post_init__()
+        require_one_of("model.embedding", self.embedding, EMBEDDINGS)
+        require_one_of("model.head", self.head, EMBEDDINGS)
+        require_not_negative("model", self, "language_weight")
+        require_positive("model", self, "text_batch")
+        require(self.text_context >= 2, "model.text_context", "must be at least 2", self.text_context)
+        are_indices = all(head >= 0 for head in self.reinit_heads)
+        require(are_indices, "model.reinit_heads", "must be numbers of heads, counted from 0", list(self.reinit_heads))
 
     def load(self) -> Backbone:
         """Load the backbone that these options name."""
-        scratch = TrunkConfig(
-            width=self.width,
-            layers=self.layers,
-            heads=self.heads,
-            activation=self.activation,
-            residual_dropout=self.dropout,
-        )
+        # `dropout` is `resid_pdrop`; the other two stay GPT-2's own, as in the reference repositories.
+        scratch = replace(self.trunk(), embedding_dropout=0.1, attention_dropout=0.1)
         return load_backbone(self.backbone, scratch, self.dropout)
-
-
-def one_of(name: str, value: str, known: Any) -> None:
-    """Raise `ConfigError` unless `value` is one of `known`."""
-    if value not in known:
-        raise ConfigError(f"model.{name} must be one of {', '.join(known)}, not {value!r}.")
 
 
 class Gpt2Policy(SequencePolicy):

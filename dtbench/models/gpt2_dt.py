@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dtbench.config import RunConfig
+from dtbench.config import RunConfig, require_not_negative, require_one_of, require_positive
 from dtbench.errors import ConfigError
 from dtbench.models.base import Window
-from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy, one_of
+from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy
 from dtbench.models.parts.heads import SharedHead
 
 _ROUNDS = 20
@@ -40,11 +40,11 @@ class Gpt2DtConfig(Gpt2Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("alignment", self.alignment, (*ALIGNMENTS, "none"))
+        require_one_of("model.alignment", self.alignment, (*ALIGNMENTS, "none"))
+        require_not_negative("model", self, "alignment_weight")
+        require_positive("model", self, "alignment_centres")
         if self.shared_projections and "mlp" in (self.embedding, self.head):
             raise ConfigError("model.shared_projections needs model.embedding=linear and model.head=linear.")
-        if self.alignment_centres < 1 or self.alignment_weight < 0:
-            raise ConfigError("model.alignment_centres must be at least 1 and model.alignment_weight not negative.")
 
 
 class Gpt2Dt(Gpt2Policy):

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dtbench.config import RunConfig
+from dtbench.config import RunConfig, require, require_one_of
 from dtbench.errors import ConfigError
 from dtbench.models.base import Window
-from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy, one_of
+from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy
 from dtbench.models.parts.mixers import Attention, HeadGatedAttention
 from dtbench.models.parts.trunk import Trunk, TrunkConfig
 
@@ -33,11 +33,12 @@ class Gpt2DtmaConfig(Gpt2Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("gate_data", self.gate_data, ("same", "held_out"))
-        if self.gate_every < 0 or self.gate_every == 1:
-            raise ConfigError(f"model.gate_every must be 0 or at least 2, not {self.gate_every}.")
-        if self.gate_data == "held_out" and not (0 < self.held_out_share < 1 and self.gate_every):
-            raise ConfigError("model.gate_data=held_out needs model.held_out_share in (0, 1) and model.gate_every > 0.")
+        require_one_of("model.gate_data", self.gate_data, ("same", "held_out"))
+        is_possible = self.gate_every == 0 or self.gate_every >= 2
+        require(is_possible, "model.gate_every", "must be 0 or at least 2", self.gate_every)
+        require(0 < self.held_out_share < 1, "model.held_out_share", "must lie in (0, 1)", self.held_out_share)
+        if self.gate_data == "held_out" and not self.gate_every:
+            raise ConfigError("model.gate_data=held_out needs model.gate_every > 0.")
 
 
 class Gpt2Dtma(Gpt2Policy):

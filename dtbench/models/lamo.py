@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dtbench.config import RunConfig
+from dtbench.config import RunConfig, require, require_one_of, require_positive
 from dtbench.errors import ConfigError
-from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy, one_of
+from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy
 
 #: Names of the maps of queries, keys and values: ours, and those of the models of `transformers`.
 LORA_TARGETS = ("query", "key", "value", "q_proj", "k_proj", "v_proj", "query_key_value", "c_attn")
@@ -35,9 +35,9 @@ class LamoConfig(Gpt2Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("trained", self.trained, ("lora", "full", "frozen"))
-        if self.lora_rank < 1 or not 0 <= self.lora_dropout < 1:
-            raise ConfigError("model.lora_rank must be at least 1 and model.lora_dropout lie in [0, 1).")
+        require_one_of("model.trained", self.trained, ("lora", "full", "frozen"))
+        require_positive("model", self, "lora_rank", "lora_alpha")
+        require(0 <= self.lora_dropout < 1, "model.lora_dropout", "must lie in [0, 1)", self.lora_dropout)
 
 
 class Lamo(Gpt2Policy):

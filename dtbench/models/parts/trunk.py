@@ -37,8 +37,14 @@ class TrunkConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"A trunk's {name} must be at least 1, not {getattr(self, name)}.")
         if self.width % self.heads:
             raise ConfigError(f"A width of {self.width} cannot be split into {self.heads} heads of equal size.")
+        for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"A trunk's {name} must lie in [0, 1), not {getattr(self, name)}.")
         if self.activation not in ACTIVATIONS:
             raise ConfigError(f"Unknown activation {self.activation!r}: known are {', '.join(ACTIVATIONS)}.")
 
