@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,47 +13,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dtbench.cli import app as cli
+from dtbench.cli.app import app
 from dtbench.errors import ConfigError, SourceError
-from dtbench.results.files import read_result
-from dtbench.runs import execute as runner
-from dtbench.runs import plan, training
-from dtbench.suites.suites import load_suite
-
-TASK = "hopper-medium"
-RUN = ("run", "--suite", "d4rl-short", "--preset", "smoke", "--task", TASK)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """One folder of built data for all tests here."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(autouse=True)
-def use_home(home, monkeypatch):
-    monkeypatch.setenv("DTBENCH_HOME", str(home))
-
-
-def dtbench(*words: object, expect: int = 0) -> str:
-    """Run the command line in this process and return what it printed."""
-    done = CliRunner().invoke(cli.app, [str(word) for word in words])
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == expect, done.output
-    return done.output
-
-
-def process(*words: object, home: Path, **options) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does, in a process of its own."""
-    environment = {**os.environ, "DTBENCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "dtbench", *map(str, words)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, **options)
-
-
-def only_result(folder: Path) -> dict:
-    (path,) = folder.glob("*@*/*/*/*/*/seed-*.json")
-    return read_result(path)
+from dtbench.results.schema import INTERRUPTED
+from dtbench.runs import training
+from dtbench.runs.execute import execute
+from dtbench.runs.plan import RunRequest, plan_runs
+from tests.commands import LONG, RUN, TASK, dtbench, main, only_result, process, results, start, wait_until
 
 
 def test_run_records_ranks_and_skips_what_is_done(tmp_path):
@@ -113,22 +77,22 @@ def test_evaluate_again_repeats_the_score(tmp_path):
     result = only_result(tmp_path)
     (folder,) = tmp_path.glob("*@*/*/*/*/*/seed-0")
     rows = json.loads(dtbench("evaluate", folder, "--json"))
-    assert rows[0]["returns"] == result["scores"]["returns"]
+    assert rows[0]["returns"] == result.scores.returns
     rows = json.loads(dtbench("evaluate", folder, "--target", "100", "--target", "5000", "--episodes", "1", "--json"))
     assert [(row["target"], len(row["returns"])) for row in rows] == [(100.0, 1), (5000.0, 1)]
 
 
 def test_the_last_checkpoint_at_the_score_target_is_the_score(tmp_path):
-    """Footgun 24: other targets and evaluations during training are diagnostics and change nothing."""
+    """Other targets and evaluations during training are diagnostics and change nothing."""
     dtbench(*RUN, "--model", "dt", "--output", tmp_path / "plain")
     more = ("--set", "evaluation.every=4", "--set", "evaluation.all_targets=true")
     dtbench(*RUN, "--model", "dt", *more, "--output", tmp_path / "more")
-    plain, scores = only_result(tmp_path / "plain")["scores"], only_result(tmp_path / "more")["scores"]
-    assert scores["returns"] == plain["returns"]
-    assert list(scores["per_target"]) == ["3600.0", "1800.0"]
-    assert scores["per_target"]["3600.0"]["returns"] == scores["returns"]
-    assert scores["per_target"]["1800.0"]["returns"] != scores["returns"]
-    assert [step for step, _ in scores["during_training"]] == [4, 8]
+    plain, scores = only_result(tmp_path / "plain").scores, only_result(tmp_path / "more").scores
+    assert scores.returns == plain.returns
+    assert list(scores.per_target) == ["3600.0", "1800.0"]
+    assert scores.per_target["3600.0"].returns == scores.returns
+    assert scores.per_target["1800.0"].returns != scores.returns
+    assert [step for step, _ in scores.during_training] == [4, 8]
 
 
 def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
@@ -154,16 +118,17 @@ def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
 
 def test_existing_results_can_be_refused_or_done_again(tmp_path):
     dtbench(*RUN, "--model", "dt", "--output", tmp_path)
-    plans = plan.plan_runs(load_suite("d4rl-short"), ["dt"], output=tmp_path, preset="smoke", tasks=[TASK])
+    asked = {"models": ["dt"], "output": tmp_path, "preset": "smoke", "tasks": [TASK], "source": "local"}
+    fail, rerun = (RunRequest(**asked, existing=existing) for existing in ("fail", "rerun"))
     with pytest.raises(ConfigError, match="exists; choose --existing"):
-        runner.execute(plans, existing="fail")
+        execute(fail, plan_runs(fail))
     with pytest.raises(ConfigError, match="skip, rerun or fail"):
-        runner.execute(plans, existing="overwrite")
+        RunRequest(**asked, existing="overwrite")
     first = only_result(tmp_path)
-    runner.execute(plans, existing="rerun")
+    execute(rerun, plan_runs(rerun))
     second = only_result(tmp_path)
-    assert second["provenance"]["finished"] >= first["provenance"]["finished"]
-    assert second["scores"] == first["scores"]  # the same seed gives the same run
+    assert second.provenance.finished >= first.provenance.finished
+    assert second.scores == first.scores  # the same seed gives the same run
 
 
 def test_changed_configuration_is_another_identity(tmp_path):
@@ -172,9 +137,6 @@ def test_changed_configuration_is_another_identity(tmp_path):
     folders = sorted(path.parent.parent.name for path in tmp_path.glob("*@*/*/*/*/*/seed-0.json"))
     assert folders[0] == "dt"
     assert folders[1].startswith("dt+")
-
-
-LONG = ("--set", "training.steps=400", "--set", "training.checkpoint_every=20", "--set", "training.log_every=1")
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -190,36 +152,26 @@ def losses(folder: Path) -> dict[int, float]:
     return found
 
 
-def start(words: list[str], environment: dict[str, str]) -> subprocess.Popen:
-    """Start a command that hears Ctrl-C, even where the tests themselves run in the background of a shell."""
-    hear = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hear)
-
-
-def test_interrupted_by_ctrl_c_the_same_line_ends_where_an_uninterrupted_run_does(tmp_path, home):
-    command = (*RUN, "--model", "dt", *LONG, "--output")
-    whole = process(*command, tmp_path / "whole", home=home)
+@pytest.mark.slow
+def test_interrupted_by_ctrl_c_the_same_line_ends_where_an_uninterrupted_run_does(tmp_path):
+    words = (*RUN, "--model", "dt", *LONG, "--output")
+    whole = process(*words, tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
-    environment = {**os.environ, "DTBENCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "dtbench", *command, str(tmp_path / "parts")]
-    with start(words, environment) as child:
-        deadline = time.monotonic() + 120
-        while not list((tmp_path / "parts").rglob("latest.ckpt")):
-            assert time.monotonic() < deadline, "no checkpoint appeared"
-            time.sleep(0.02)
+    with start(*words, tmp_path / "parts") as child:
+        wait_until(lambda: list((tmp_path / "parts").rglob("latest.ckpt")))
         child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=60)
-    assert child.returncode == 130, said
-    assert "interrupted; the same command goes on" in said
-    assert "Traceback" not in said
-    assert only_result(tmp_path / "parts")["status"] == "interrupted"
-    resumed = process(*command, tmp_path / "parts", home=home)
+        _, text = child.communicate(timeout=60)
+    assert child.returncode == 130, text
+    assert "interrupted by SIGINT; the same command continues" in text
+    assert "Traceback" not in text
+    assert only_result(tmp_path / "parts").status == INTERRUPTED
+    resumed = process(*words, tmp_path / "parts")
     assert resumed.returncode == 0, resumed.stderr
     one, other = only_result(tmp_path / "whole"), only_result(tmp_path / "parts")
-    assert one["scores"] == other["scores"]
-    assert one["training"]["final_loss"] == other["training"]["final_loss"]
+    assert one.scores == other.scores
+    assert one.training.final_loss == other.training.final_loss
     curve = losses(tmp_path / "parts")
-    assert len(curve) > 300  # what the killed process had not flushed may be missing, the rest is there
+    assert len(curve) > 300  # what the stopped process had not flushed may be missing, the rest is there
     assert curve.items() <= losses(tmp_path / "whole").items()
 
 
@@ -238,38 +190,23 @@ def test_a_record_that_ctrl_c_cut_short_does_not_hold_up_the_end(tmp_path):
     assert not end.is_alive()
 
 
-def test_ctrl_c_stops_all_workers_and_each_records_itself(tmp_path, home):
-    environment = {**os.environ, "DTBENCH_HOME": str(home)}
-    command = (*RUN, "--model", "dt", *LONG, "--seeds", "0,1", "--jobs", "2", "--output", str(tmp_path))
-    words = [sys.executable, "-m", "dtbench", *command]
-    with start(words, environment) as child:
-        deadline = time.monotonic() + 120
-        while len(list(tmp_path.rglob("latest.ckpt"))) < 2:
-            assert time.monotonic() < deadline, "no checkpoints appeared"
-            time.sleep(0.02)
-        child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=60)
-    assert child.returncode == 130, said
-    assert "Traceback" not in said
-    paths = sorted(tmp_path.glob("*@*/*/*/*/*/seed-*.json"))
-    assert [read_result(path)["status"] for path in paths] == ["interrupted", "interrupted"]
-
-
-def test_side_by_side_gives_the_same_results(tmp_path, home):
+@pytest.mark.slow
+def test_side_by_side_gives_the_same_results(tmp_path):
     # Each run on one thread: how a sum is split over threads changes its last bits.
     for jobs in ("1", "2"):
-        done = process(*RUN, "--model", "dt", "--seeds", "0,1", "--jobs", jobs, "--output", tmp_path / jobs, home=home)
+        done = process(*RUN, "--model", "dt", "--seeds", "0,1", "--jobs", jobs, "--output", tmp_path / jobs)
         assert done.returncode == 0, done.stderr
     for seed in (0, 1):
-        one, two = (next((tmp_path / jobs).glob(f"*@*/*/*/*/*/seed-{seed}.json")) for jobs in ("1", "2"))
-        assert read_result(one)["scores"] == read_result(two)["scores"]
+        one, two = (results(tmp_path / jobs)[f"dt/{TASK}/seed-{seed}"] for jobs in ("1", "2"))
+        assert one.scores == two.scores
 
 
+@pytest.mark.slow
 def test_two_devices_train_one_run(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = ("--devices", "2", "--accelerator", "cpu", "--set", "hardware.strategy=ddp")
     dtbench(*RUN, "--model", "gpt2_dtma", *options, "--output", tmp_path)
-    assert only_result(tmp_path)["training"]["world_size"] == 2
+    assert only_result(tmp_path).training.world_size == 2
 
 
 def test_ray_gives_the_same_results(tmp_path, monkeypatch):
@@ -277,7 +214,7 @@ def test_ray_gives_the_same_results(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     dtbench(*RUN, "--model", "dt", "--launcher", "ray", "--output", tmp_path / "ray")
     dtbench(*RUN, "--model", "dt", "--output", tmp_path / "here")
-    assert only_result(tmp_path / "ray")["scores"] == only_result(tmp_path / "here")["scores"]
+    assert only_result(tmp_path / "ray").scores == only_result(tmp_path / "here").scores
 
 
 MISTAKES = {
@@ -301,12 +238,10 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
-def test_mistakes_get_one_sentence_and_exit_code_2(words, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["dtbench", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
+def test_mistakes_get_one_sentence_and_exit_code_2(words, capsys):
+    code = main(*words)
     said = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2
+    assert code == 2
     assert MISTAKES[words] in said[-1]
     assert len([line for line in said if not line.startswith("dtbench 0")]) == 1
 
@@ -323,13 +258,13 @@ def test_lists_and_shows_print_json():
 
 def test_dry_run_plans_and_does_nothing(tmp_path):
     plans = json.loads(
-        CliRunner().invoke(cli.app, [*RUN, "--model", "dt", "--dry-run", "--json", "-o", str(tmp_path)]).stdout
+        CliRunner().invoke(app, [*RUN, "--model", "dt", "--dry-run", "--json", "-o", str(tmp_path)]).stdout
     )
     assert [(plan["model"], plan["task"], plan["finished"]) for plan in plans] == [("dt", TASK, False)]
     assert not list(tmp_path.iterdir())
 
 
-def test_data_commands(home):
+def test_data_commands():
     dtbench("data", "build", "d4rl-short", "--task", TASK, "--steps", "300")
     assert json.loads(dtbench("data", "info", TASK, "--steps", "300", "--json"))["steps"] == 300
     assert "fingerprint says" in dtbench("data", "verify", TASK, "--steps", "300")
@@ -341,21 +276,22 @@ def test_help_needs_neither_torch_nor_lightning():
     assert done.stdout.strip() == "set()"
 
 
-def test_a_model_from_outside_follows_the_walk_of_the_readme(tmp_path, home):
+@pytest.mark.slow
+def test_a_model_from_outside_follows_the_walk_of_the_readme(tmp_path):
     """The example of baselines/README.md, written to a file of the user's and run by its place."""
     text = (Path(__file__).parents[2] / "baselines" / "README.md").read_text()
     code, settings = (text.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("python", "yaml"))
     (tmp_path / "my_model.py").write_text(code)
     (tmp_path / "my_model.yaml").write_text(settings)
     command = (*RUN, "--model", "my_model:LinearPolicy", "--output", tmp_path / "out")
-    done = process(*command, home=home, cwd=tmp_path)
+    done = process(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = only_result(tmp_path / "out")
-    assert result["model"]["name"] == "my_model:LinearPolicy"
-    assert result["model"]["config"]["optimizer"]["weight_decay"] == 0.01  # from the yaml
+    assert result.model.name == "my_model:LinearPolicy"
+    assert result.model.config["optimizer"]["weight_decay"] == 0.01  # from the yaml
     assert "my_model:LinearPolicy" in (tmp_path / "out" / "leaderboard.md").read_text()
-    assert "1 of 1 runs are finished already" in process(*command, home=home, cwd=tmp_path).stderr
+    assert "1 of 1 runs are finished already" in process(*command, cwd=tmp_path).stderr
     for wrong, said in (("my_model:Nothing", "Nothing"), ("no_module:Model", "no_module"), ("json:loads", "subclass")):
-        done = process(*RUN, "--model", wrong, "--output", tmp_path / "x", home=home, cwd=tmp_path)
+        done = process(*RUN, "--model", wrong, "--output", tmp_path / "x", cwd=tmp_path)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False)
         assert said in done.stderr
