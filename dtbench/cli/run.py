@@ -70,7 +70,7 @@ def run(
     err.print(f"dtbench {__version__}: data from {', '.join(sorted({p.source for p in plans}))}", markup=False)
     with interruptible():
         summary = runner.execute(plans, existing=existing, jobs=jobs, launcher=launcher)
-    _finish(summary, output, json_)
+    _finish(summary, output, split(task), json_)
     if not _as_expected(loaded, summary.results) or summary.failed:
         raise typer.Exit(1)
 
@@ -89,19 +89,20 @@ def _print_plans(plans: list[Any], as_json: bool) -> None:
         typer.echo(f"{plan.label} · {plan.source} · {plan.preset} → {plan.result_path}{state}")
 
 
-def _finish(summary: Any, output: Path, as_json: bool) -> None:
-    """Print the table and write the markdown beside the results."""
+def _finish(summary: Any, output: Path, tasks: list[str], as_json: bool) -> None:
+    """Print the table and write the markdown beside the results, over the tasks that were asked for."""
     from dtbench.console import out
     from dtbench.results import leaderboard
+    from dtbench.results.sections import Selection
 
-    file = output / "leaderboard.md"
+    file, asked = output / "leaderboard.md", Selection(tasks=tasks, must_exist=False)
     if summary.results:
-        leaderboard.write(output, file)
+        leaderboard.write(output, file, asked)
     if as_json:
-        echo_json(summary.results)
+        echo_json([result.to_dict() for result in summary.results])
         return
     if summary.results:
-        out.print(leaderboard.console_table(summary.results))
+        out.print(leaderboard.console_table(summary.results, asked))
         typer.echo(f"Leaderboard: {file}")
     if summary.failed:
         typer.echo(f"{summary.failed} runs failed; their results say why (status and error).", err=True)

@@ -11,7 +11,7 @@ from rich.table import Table
 from dtbench.errors import ResultError, UnknownNameError
 from dtbench.results import stats
 from dtbench.results.files import scan
-from dtbench.results.sections import EVERYTHING, Section, Selection, sections, seed_score
+from dtbench.results.sections import EVERYTHING, Section, Selection, sections
 
 
 def compare(root: str | Path, a: str, b: str, selection: Selection = EVERYTHING) -> list[dict[str, Any]]:
@@ -39,8 +39,7 @@ def compare(root: str | Path, a: str, b: str, selection: Selection = EVERYTHING)
 def _compare(section: Section, a: str, b: str) -> dict[str, Any]:
     common = [task for task in section.tasks if (a, task) in section.cells and (b, task) in section.cells]
     scores = {
-        model: {task: {r["seed"]: seed_score(r) for r in section.cells[model, task]} for task in common}
-        for model in (a, b)
+        model: {task: {r.seed: r.score for r in section.cells[model, task]} for task in common} for model in (a, b)
     }
     tasks = []
     for task in common:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from dtbench.results.schema import Result
+from dtbench.results.schema import DONE, Result
 from dtbench.suites.suites import Expectation, Suite
 
 
@@ -26,22 +26,22 @@ def check(suite: Suite, results: Sequence[Result]) -> list[Verdict]:
 
     Expectations of tasks without any result are left out.
     """
-    tasks = {result["task"]["id"] for result in results}
+    tasks = {result.task.id for result in results}
     return [_verdict(expectation, results) for expectation in suite.expected if expectation.task in tasks]
 
 
 def _verdict(expectation: Expectation, results: Sequence[Result]) -> Verdict:
     by_model: dict[str, list[Result]] = {}
     for result in results:
-        if result["task"]["id"] == expectation.task and result["status"] == "ok":
-            by_model.setdefault(result["model"]["name"], []).append(result)
+        if result.task.id == expectation.task and result.status == DONE:
+            by_model.setdefault(result.model.name, []).append(result)
     wanted = [*expectation.tracks_target, *expectation.better, *expectation.worse]
     present = [model for model in wanted if model in by_model]
     if expectation.tracks_target:
         measured = {model: _tracking(by_model[model]) for model in present}
         holds = all(value >= expectation.correlation for value in measured.values()) if present else None
         return Verdict(expectation, holds, f"rank correlation of target and return: {_listed(measured)}")
-    scores = {model: float(np.mean([r["scores"]["normalized"] for r in by_model[model]])) for model in present}
+    scores = {model: float(np.mean([result.score for result in by_model[model]])) for model in present}
     better = {model: scores[model] for model in expectation.better if model in scores}
     worse = {model: scores[model] for model in expectation.worse if model in scores}
     holds = min(better.values()) > max(worse.values()) if better and worse else None
@@ -50,8 +50,9 @@ def _verdict(expectation: Expectation, results: Sequence[Result]) -> Verdict:
 
 def _tracking(results: Sequence[Result]) -> float:
     """Return Spearman's correlation between the targets asked for and the mean returns got, over all seeds' targets."""
-    asked = [float(target) for result in results for target in result["scores"]["per_target"]]
-    got = [float(np.mean(entry["returns"])) for result in results for entry in result["scores"]["per_target"].values()]
+    targets = [entry for result in results for entry in result.measured.scores.per_target.items()]
+    asked = [float(target) for target, _ in targets]
+    got = [float(np.mean(episodes.returns)) for _, episodes in targets]
     if len(set(got)) < 2:
         return 0.0  # the same return whatever is asked for
     return float(spearmanr(asked, got).statistic)

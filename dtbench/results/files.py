@@ -12,9 +12,8 @@ import tempfile
 from pathlib import Path
 
 from dtbench.console import err
-from dtbench.environments.make import canonical_id
 from dtbench.errors import ResultError
-from dtbench.results.schema import Result, validate
+from dtbench.results.schema import DONE, Result
 
 _PATTERN = "*@*/*/*/*/*/seed-*.json"
 
@@ -28,15 +27,18 @@ def write_result(path: Path, result: Result) -> None:
     """Write a result atomically: temporary file, fsync, rename.
 
     Raises:
-        ResultError: it is not a valid result, or cannot be written. A lost result is an error, never a warning.
+        ResultError: a finished run's result is not valid, or the file cannot be written. A lost result is an error,
+            never a warning.
     """
-    validate(result, str(path))
+    content = result.to_dict()
+    if result.status == DONE:  # a failed or interrupted run's record is written whatever it holds
+        Result.from_dict(content, str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(result, file, indent=2, allow_nan=False)
+                json.dump(content, file, indent=2, allow_nan=False)
                 file.write("\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -59,9 +61,7 @@ def read_result(path: Path) -> Result:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (OSError, ValueError) as error:
         raise ResultError(f"{path} cannot be read: {error}.") from error
-    validate(content, str(path))
-    content["task"]["env_id"] = canonical_id(str(content["task"]["env_id"]))
-    return dict(content)
+    return Result.from_dict(content, str(path))
 
 
 def _refuse_constant(name: str) -> float:
@@ -104,9 +104,14 @@ def scan(root: Path) -> tuple[list[Result], list[str]]:
 
 
 def _check_path(path: Path, result: Result) -> None:
-    suite, task, model = result["suite"], result["task"], result["model"]
-    name = model["name"] if model.get("is_preset_config", True) else f"{model['name']}+{model['config_hash']}"
-    suite_id = f"{suite['name']}@{suite['version']}"
-    own = result_path(Path(), suite_id, task["source"], result["preset"], name, task["id"], result["seed"])
+    own = result_path(
+        Path(),
+        result.suite.id,
+        result.task.source,
+        result.preset,
+        result.model.folder,
+        result.task.id,
+        result.seed,
+    )
     if path != own:
         raise ResultError(f"{path} holds the result of {own}; move it there or delete it.")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
@@ -20,7 +21,7 @@ from dtbench.resources import resource
 from dtbench.results import stats
 from dtbench.results.files import scan
 from dtbench.results.schema import Result
-from dtbench.results.sections import EVERYTHING, Section, Selection, either, sections, seed_score
+from dtbench.results.sections import EVERYTHING, Section, Selection, either, sections
 
 #: Bootstrap repetitions of what is written to a file; rliable's own default is 50,000, at ten seconds and more a model.
 PUBLISHED_REPETITIONS = 10_000
@@ -118,7 +119,7 @@ def _render_section(section: Section) -> list[str]:
 
 
 def _task_table(section: Section) -> list[str]:
-    tables = sorted({result["task"]["reference"]["table"] for result in section.finished})
+    tables = sorted({result.task.reference.table for result in section.finished})
     rows = [[f"`{model}`", *(cell(section, model, task) for task in section.tasks)] for model in section.models]
     seeds = sorted({len(cells) for cells in section.cells.values()})
     return [
@@ -134,7 +135,7 @@ def cell(section: Section, model: str, task: str) -> str:
     results = section.cells.get((model, task))
     if not results:
         return "–"
-    scores = 100 * np.array([seed_score(result) for result in results])
+    scores = 100 * np.array([result.score for result in results])
     spread = f" ± {scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
     uneven = len({len(cells) for cells in section.cells.values()}) > 1
     return f"{scores.mean():.1f}{spread}{f' (n={len(scores)})' if uneven else ''}"
@@ -172,18 +173,18 @@ def _unfinished(section: Section) -> list[str]:
         return []
     lines = []
     for result in section.unfinished:
-        error = result.get("error") or {}
-        reason = f": {error['type']}: {' '.join(error['message'].split())}" if error else ""
-        run = f"`{result['model']['name']}` on {result['task']['id']}, seed {result['seed']}"
-        lines.append(f"- {run}: {result['status']}{reason}")
+        error = result.error
+        reason = f": {error.type}: {' '.join(error.message.split())}" if error else ""
+        run = f"`{result.model.name}` on {result.task.id}, seed {result.seed}"
+        lines.append(f"- {run}: {result.status}{reason}")
     return ["### Runs without a score", "\n".join(sorted(lines))]
 
 
 def _protocol(section: Section) -> str:
-    finished, seeds = section.finished, sorted({result["seed"] for result in section.finished})
-    targets = {r["task"]["id"]: r["task"]["score_target"] for r in finished}
+    finished, seeds = section.finished, sorted({result.seed for result in section.finished})
+    targets = {r.task.id: r.task.score_target for r in finished}
     listed = ", ".join(f"{task} {targets[task]:g}" for task in section.tasks if task in targets)
-    episodes = sorted({r["evaluation"]["episodes"] for r in finished})
+    episodes = sorted({r.measured.evaluation.episodes for r in finished})
     return (
         f"The last checkpoint is scored, at one return target per task ({listed}). Each run is evaluated on "
         f"{either(episodes)} episodes, one per environment, seeded by the run's seed ({either(seeds)}). Each "
@@ -197,17 +198,17 @@ def _models_table(section: Section) -> list[str]:
     for model in section.models:
         results = section.results(model)
         first = results[0]
-        hashes = sorted({result["model"]["config_hash"] for result in results})
-        changed = "" if first["model"].get("is_preset_config", True) else "changed by the user"
-        training = first["training"]
-        speed = np.median([result["training"]["steps_per_s"] for result in results])
+        hashes = sorted({result.model.config_hash for result in results})
+        changed = "" if first.model.is_preset_config else "changed by the user"
+        training = first.measured.training
+        speed = np.median([result.measured.training.steps_per_s for result in results])
         rows.append(
             [
                 f"`{model}`",
                 section.weights(model),
-                f"{training['steps']:,}",
+                f"{training.steps:,}",
                 f"{speed:.1f}",
-                either(sorted({result["training"]["device"] for result in results})),
+                either(sorted({result.measured.training.device for result in results})),
                 f"{either([f'`{digits}`' for digits in hashes])} {changed}".strip(),
             ]
         )
@@ -216,9 +217,9 @@ def _models_table(section: Section) -> list[str]:
 
 
 def _data_table(section: Section) -> list[str]:
-    tasks = {result["task"]["id"]: result["task"] for result in section.finished}
+    tasks = {result.task.id: result.task for result in section.finished}
     rows = [
-        [task, tasks[task]["env_id"], tasks[task]["dataset_id"], f"`{tasks[task]['fingerprint'][:12]}`"]
+        [task, tasks[task].env_id, tasks[task].dataset_id, f"`{(tasks[task].fingerprint or '')[:12]}`"]
         for task in section.tasks
         if task in tasks
     ]
@@ -232,8 +233,8 @@ def _target_table(section: Section) -> list[str]:
         for task in section.tasks:
             scores: dict[str, list[float]] = {}
             for result in section.cells.get((model, task), []):
-                for target, entry in result["scores"]["per_target"].items():
-                    scores.setdefault(target, []).append(100 * float(np.mean(entry["normalized"])))
+                for target, entry in result.measured.scores.per_target.items():
+                    scores.setdefault(target, []).append(100 * entry.mean)
             if len(scores) > 1:
                 parts = [f"{float(target):g} → {np.mean(values):.1f}" for target, values in scores.items()]
                 rows.append([f"`{model}`", task, ", ".join(parts)])
@@ -245,7 +246,7 @@ def _target_table(section: Section) -> list[str]:
 def _published_table(section: Section) -> list[str]:
     name = section.suite.partition("@")[0]
     rows = []
-    for model in dict.fromkeys(result["model"]["name"] for result in section.finished):
+    for model in dict.fromkeys(result.model.name for result in section.finished):
         file = resource("baselines", model, "reference.csv")
         if file.is_file():
             with file.open(newline="") as content:
@@ -262,11 +263,11 @@ def _published_table(section: Section) -> list[str]:
 
 def _provenance(section: Section) -> list[str]:
     finished = section.finished
-    commits = sorted({str(result["provenance"]["git"]) for result in finished})
-    versions = sorted({result["dtbench_version"] for result in finished})
+    commits = sorted({str(result.provenance.git) for result in finished})
+    versions = sorted({result.dtbench_version for result in finished})
     packages: dict[str, set[str]] = {}
     for result in finished:
-        for package, version in result["provenance"]["packages"].items():
+        for package, version in result.provenance.packages.items():
             packages.setdefault(package, set()).add(str(version))
     listed = ", ".join(f"{package} {'/'.join(sorted(found))}" for package, found in sorted(packages.items()))
     return [
@@ -279,26 +280,26 @@ def _markdown(rows: list[list[str]], headers: list[str]) -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def console_table(results: Sequence[Result]) -> Group:
+def console_table(results: Sequence[Result], selection: Selection = EVERYTHING) -> Group:
     """Return the scores for the terminal, a table per section: tasks as rows, models as columns."""
-    return Group(*(_console_section(section) for section in sections(results)))
+    return Group(*(_console_section(section) for section in sections(results, selection)))
 
 
 def _console_section(section: Section) -> Table | Text:
     if not section.models:
         return Text(f"{section.title}: no run has finished")
-    table = Table(title=section.title, caption="normalised score × 100, last checkpoint, mean ± std over seeds")
+    table = Table(title=escape(section.title), caption="normalised score × 100, last checkpoint, mean ± std over seeds")
     table.add_column("task")
     for model in section.models:
-        table.add_column(model, justify="right")
+        table.add_column(escape(model), justify="right")
     for task in section.tasks:
         if any((model, task) in section.cells for model in section.models):
-            table.add_row(task, *(cell(section, model, task) for model in section.models))
+            table.add_row(escape(task), *(cell(section, model, task) for model in section.models))
     table.add_section()
     iqm = []
     for model in section.models:
         matrix = section.matrix(model)
         iqm.append(section.shortfall(model) if matrix is None else _estimate(stats.aggregate(matrix)["iqm"]))
-    table.add_row("IQM [95 % interval]", *iqm)
-    table.add_row("initial weights", *(section.weights(model) for model in section.models))
+    table.add_row(escape("IQM [95 % interval]"), *map(escape, iqm))
+    table.add_row("initial weights", *(escape(section.weights(model)) for model in section.models))
     return table

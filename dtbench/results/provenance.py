@@ -6,15 +6,37 @@ import platform
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 #: An absolute path's folders, up to and with the last slash; neither a URL's nor those of a relative path.
 _FOLDERS = re.compile(r"(?<![\w:/.~-])~?/(?:[^\s/\"'`]+/)+")
 _PACKAGES = ("torch", "lightning", "transformers", "gymnasium", "mujoco", "numpy", "rliable")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a result came about.
+
+    Attributes:
+        git: commit of the checkout, with `+dirty` if its code was changed; None if dtbench was installed.
+        packages: name → version of the packages that matter; None for one that is not installed.
+        python: version of Python.
+        platform: operating system and processor, e.g. `Linux x86_64`.
+        command: the command line, without folders.
+        started, finished: when the run began and ended, in UTC as ISO 8601.
+    """
+
+    git: str | None
+    packages: dict[str, str | None]
+    python: str
+    platform: str
+    command: str
+    started: str
+    finished: str
 
 
 def now() -> str:
@@ -22,17 +44,17 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def provenance(started: str) -> dict[str, Any]:
+def provenance(started: str) -> Provenance:
     """Describe the running program; `started` is when the run began."""
-    return {
-        "git": git_commit(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "command": command(),
-        "started": started,
-        "finished": now(),
-    }
+    return Provenance(
+        git=git_commit(),
+        packages={name: _version(name) for name in _PACKAGES},
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        command=command(),
+        started=started,
+        finished=now(),
+    )
 
 
 @cache

@@ -1,112 +1,572 @@
-"""What a result is: its parts, and what they must hold."""
+"""The record of one run: its parts, what every field means, and what a record must hold to be read.
+
+On disk a result is one JSON object with the fields of `Result` and `schema_version`. Non-finite floats have no place in
+JSON: in a configuration, a loss and the diagnostics during training they are stored as the strings "nan", "inf" and
+"-inf"; the scores of a run with status "ok" must be finite. Unknown fields are ignored when a result is read.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from functools import cache
+from numbers import Integral, Real
+from signal import Signals
+from types import NoneType, UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from dtbench._version import __version__
+from dtbench.environments.make import canonical_id
 from dtbench.errors import ResultError
-from dtbench.results.provenance import provenance, without_folders
+from dtbench.results.provenance import Provenance, now, provenance, without_folders
+from dtbench.suites.scores import ReferenceScores
 
-SCHEMA_VERSION = 1
+#: The version that is written; older ones are read through `upgrade`.
+SCHEMA_VERSION = 2
 
+DONE, FAILED, INTERRUPTED = "ok", "failed", "interrupted"
+STATUSES = (DONE, FAILED, INTERRUPTED)
 
-STATUSES = ("ok", "failed", "interrupted")
-
-
-_REQUIRED: dict[str, tuple[str, ...]] = {
-    "suite": ("name", "version"),
-    "task": ("id", "source", "dataset_id", "fingerprint", "env_id", "reference", "score_target"),
-    "model": ("name", "config_hash", "config", "weights"),
-    "provenance": ("git", "packages", "python", "platform", "command", "started", "finished"),
-}
+#: Larger numbers overflow in sums and squares; no return or score of an environment comes near.
+_LARGEST = 1e100
 
 
-_REQUIRED_IF_OK: dict[str, tuple[str, ...]] = {
-    "scores": ("returns", "lengths", "normalized", "per_target"),
-    "training": ("steps", "wall_s", "steps_per_s", "device", "precision", "world_size", "final_loss"),
-    "evaluation": ("episodes", "env_seeds"),
-}
+@dataclass(frozen=True)
+class AtLeast:
+    """The smallest value a number may have."""
+
+    minimum: int
 
 
-Result = dict[str, Any]
+class NonFinite:
+    """Marks a float that may be NaN or infinite, stored as "nan", "inf" or "-inf"."""
 
 
-def new_result(
-    identity: Mapping[str, Any],
-    status: str,
-    started: str,
-    *,
-    dataset_id: str | None = None,
-    fingerprint: str | None = None,
-    environment: Mapping[str, Any] | None = None,
-    weights: str | None = None,
-    scores: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
-    evaluation: Mapping[str, Any] | None = None,
-    error: Mapping[str, str] | None = None,
-) -> Result:
-    """Put a result together from what was known before the run and what was measured."""
-    result: Result = {"schema_version": SCHEMA_VERSION, "dtbench_version": __version__, **identity, "status": status}
-    result["task"] = {**result["task"], **(environment or {}), "fingerprint": fingerprint}
-    if dataset_id is not None:
-        result["task"]["dataset_id"] = dataset_id
-    result["model"] = {**result["model"], "weights": weights}
-    result |= {"scores": scores, "training": training, "evaluation": evaluation, "provenance": provenance(started)}
-    if error is not None:
-        result["error"] = {key: without_folders(text) for key, text in error.items()}
-    return result
+Natural = Annotated[int, AtLeast(0)]
+Positive = Annotated[int, AtLeast(1)]
+NotNegative = Annotated[float, AtLeast(0)]
+AnyFloat = Annotated[float, NonFinite]
 
 
-def validate(result: Any, where: str) -> None:
-    """Check the schema.
+@dataclass(frozen=True)
+class SuiteRecord:
+    """The suite a run belongs to."""
 
-    Raises:
-        ResultError: naming the field that is missing or wrong.
+    name: str
+    version: int
+
+    @property
+    def id(self) -> str:
+        """Return name and version as they appear in paths and titles, e.g. `d4rl-short@1`."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """What was measured.
+
+    Attributes:
+        id: the task's id in its suite.
+        source: where the data came from, e.g. `minari` or `local`.
+        dataset_id: the dataset's id at its source.
+        fingerprint: sha256 over the dataset's content; None if the run ended before the data were opened.
+        env_id: the environment in which the model was evaluated.
+        reference: the returns that score 0 and 1, and the name of their table.
+        score_target: the return asked for when the model is scored, in units of the environment's return.
+        return_scale: rewards and returns-to-go were divided by it; None if an early version did not record it.
+        kept_trajectories: the trajectories trained on, by number in the dataset; None means all.
     """
-    if not isinstance(result, dict):
-        raise ResultError(f"{where} is not a result: it must be a JSON object.")
-    if result.get("schema_version") != SCHEMA_VERSION:
-        raise ResultError(f"{where} has schema {result.get('schema_version')!r}; this version reads {SCHEMA_VERSION}.")
-    if result.get("status") not in STATUSES:
-        raise ResultError(f"{where}: status must be one of {', '.join(STATUSES)}, not {result.get('status')!r}.")
-    if not isinstance(result.get("preset"), str):
-        raise ResultError(f"{where}: preset is missing.")
-    if type(result.get("seed")) is not int:
-        raise ResultError(f"{where}: seed must be a whole number, not {result.get('seed')!r}.")
-    required = _REQUIRED | (_REQUIRED_IF_OK if result["status"] == "ok" else {})
-    for section, fields in required.items():
-        part = result.get(section)
-        for field in fields:
-            if not isinstance(part, dict) or field not in part:
-                raise ResultError(f"{where}: {section}.{field} is missing.")
-    if result["status"] == "ok":
-        _validate_measured(result, where)
+
+    id: str
+    source: str
+    dataset_id: str
+    fingerprint: str | None
+    env_id: str
+    reference: ReferenceScores
+    score_target: float
+    return_scale: float | None = None
+    kept_trajectories: list[Natural] | None = None
 
 
-def _validate_measured(result: Result, where: str) -> None:
-    """Check what tables and statistics are computed from: a value of another kind must not reach them."""
-    reference, scores = result["task"]["reference"], result["scores"]
-    if not isinstance(reference, dict) or not {"table", "random", "expert"} <= set(reference):
-        raise ResultError(f"{where}: task.reference must hold table, random and expert.")
-    for section, field in (("task", "fingerprint"), ("model", "weights"), ("model", "config_hash")):
-        if not isinstance(result[section][field], str):
-            raise ResultError(f"{where}: {section}.{field} must be text, not {result[section][field]!r}.")
-    _validate_episodes(scores, "scores", where)
-    if not isinstance(scores["per_target"], dict):
-        raise ResultError(f"{where}: scores.per_target must map targets to episodes.")
-    for target, entry in scores["per_target"].items():
-        _validate_episodes(entry, f"scores.per_target[{target}]", where)
+@dataclass(frozen=True)
+class ModelRecord:
+    """What was trained.
+
+    Attributes:
+        name: the model's name, or `package.module:Class`.
+        config_hash: hash over the part of the configuration that decides the result.
+        is_preset_config: whether the configuration is the preset's, unchanged by the user.
+        config: the whole configuration, section by section.
+        initial_weights: what the model started from, in words; None if the run ended before the model was built.
+        changes: what the user changed in the preset's configuration, as `key=value` (`backbone=scratch`,
+            `training.steps=2000`; the section `model.` is left out); empty for the preset's own configuration, None
+            if it was not recorded.
+    """
+
+    name: str
+    config_hash: str
+    is_preset_config: bool
+    config: dict[str, Any]
+    initial_weights: str | None = None
+    changes: list[str] | None = None
+
+    @property
+    def folder(self) -> str:
+        """Return the name under which the model's results are stored; a changed configuration adds its hash."""
+        return self.name if self.is_preset_config else f"{self.name}+{self.config_hash}"
 
 
-def _validate_episodes(entry: Any, name: str, where: str) -> None:
-    fields = ("returns", "lengths", "normalized")
-    lists: list[Any] = [entry.get(field) for field in fields] if isinstance(entry, dict) else []
-    counts = {len(values) if isinstance(values, list) else 0 for values in lists}
-    if len(counts) != 1 or counts == {0}:
-        raise ResultError(f"{where}: {name} must hold {', '.join(fields)}, one entry per episode.")
-    for field, values in zip(fields, lists, strict=True):
-        if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
-            raise ResultError(f"{where}: {name}.{field} holds a value that is not a number.")
+@dataclass(frozen=True)
+class EpisodeScores:
+    """Evaluation episodes at one return target; the lists have one entry per episode.
+
+    Attributes:
+        returns: undiscounted sums of the environment's rewards.
+        lengths: numbers of environment steps.
+        normalized: normalised scores, 0–1 between the reference returns.
+    """
+
+    returns: list[float]
+    lengths: list[Positive]
+    normalized: list[float]
+
+    @property
+    def mean(self) -> float:
+        """Return the mean normalised score (0–1)."""
+        return float(np.mean(self.normalized))
+
+
+@dataclass(frozen=True)
+class Scores(EpisodeScores):
+    """The episodes at the task's score target, which are the run's score, and diagnostics.
+
+    Attributes:
+        per_target: target → episodes, for the score target and the task's further targets.
+        during_training: (step, mean normalised score) of evaluations during training; None if there were none.
+    """
+
+    per_target: dict[str, EpisodeScores]
+    during_training: list[tuple[Natural, AnyFloat]] | None = None
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How the training went.
+
+    Attributes:
+        steps: gradient steps.
+        wall_s: wall time spent in training, in seconds; the parts of an interrupted run are added up.
+        steps_per_s: gradient steps per second.
+        device: name of the GPU, or `cpu`.
+        precision: Lightning's precision, e.g. `32-true`.
+        world_size: processes that trained together.
+        final_loss: the last training loss; None if none was logged.
+        checkpoint_sha256: checksum of the file with the trained weights; None if it was not recorded.
+    """
+
+    steps: Positive
+    wall_s: NotNegative
+    steps_per_s: NotNegative
+    device: str
+    precision: str
+    world_size: Positive
+    final_loss: AnyFloat | None
+    checkpoint_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """How the trained model was evaluated.
+
+    Attributes:
+        episodes: evaluation episodes per return target.
+        env_seeds: the seed of each episode's environment.
+    """
+
+    episodes: Positive
+    env_seeds: list[Natural]
+
+
+@dataclass(frozen=True)
+class ErrorRecord:
+    """Why a run failed; no text names a folder of the machine.
+
+    Attributes:
+        type: name of the exception's class.
+        message: the exception's message.
+        traceback: the traceback, may be empty.
+        exit_code: exit status of the process that died; None if it did not die or was killed by a signal.
+        signal: name of the signal that killed the process, e.g. `SIGKILL`; None if none did.
+        log_tail: last lines of the process's log.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+    exit_code: int | None = None
+    signal: str | None = None
+    log_tail: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_exception(cls, error: BaseException) -> ErrorRecord:
+        """Describe an exception, with its traceback."""
+        try:
+            message = str(error)
+        except Exception:  # noqa: BLE001 - an exception from outside may have a broken __str__
+            message = "(its message cannot be read)"
+        trace = "".join(traceback.format_exception(error))
+        return cls(type(error).__name__, without_folders(message), without_folders(trace))
+
+    @classmethod
+    def from_process(cls, exit_status: int, log_tail: Sequence[str] = ()) -> ErrorRecord:
+        """Describe a process that ended without recording its run.
+
+        Args:
+            exit_status: as in `subprocess.Popen.returncode`: negative for a signal.
+            log_tail: last lines of its log.
+        """
+        killed_by = _signal_name(-exit_status) if exit_status < 0 else None
+        how = f"was killed by {killed_by}" if killed_by else f"ended with exit code {exit_status}"
+        return cls(
+            "ProcessError",
+            f"the run's process {how} before it recorded a result",
+            exit_code=None if killed_by else exit_status,
+            signal=killed_by,
+            log_tail=[without_folders(line) for line in log_tail],
+        )
+
+
+class Measured(NamedTuple):
+    """What a finished run has and an unfinished one lacks."""
+
+    scores: Scores
+    training: TrainingRecord
+    evaluation: EvaluationRecord
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run's record.
+
+    Attributes:
+        dtbench_version: version of dtbench that ran it.
+        suite, task, model: what was measured on whom.
+        preset: name of the preset.
+        seed: the run's seed.
+        status: `ok`, `failed` or `interrupted`.
+        scores, training, evaluation: what was measured; None unless the status is `ok`.
+        provenance: how the result came about.
+        error: why the run failed; None unless the status is `failed`.
+    """
+
+    dtbench_version: str
+    suite: SuiteRecord
+    task: TaskRecord
+    model: ModelRecord
+    preset: str
+    seed: Natural
+    status: str
+    scores: Scores | None
+    training: TrainingRecord | None
+    evaluation: EvaluationRecord | None
+    provenance: Provenance
+    error: ErrorRecord | None = None
+
+    @classmethod
+    def begin(cls, suite: SuiteRecord, task: TaskRecord, model: ModelRecord, preset: str, seed: int) -> Result:
+        """Return the record of a run that starts now; until it is `finished` or `failed`, it is an interrupted one."""
+        return cls(
+            dtbench_version=__version__,
+            suite=suite,
+            task=task,
+            model=model,
+            preset=preset,
+            seed=seed,
+            status=INTERRUPTED,
+            scores=None,
+            training=None,
+            evaluation=None,
+            provenance=provenance(now()),
+        )
+
+    def finished(
+        self,
+        *,
+        task: TaskRecord,
+        initial_weights: str,
+        scores: Scores,
+        training: TrainingRecord,
+        evaluation: EvaluationRecord,
+    ) -> Result:
+        """Return the record with what was measured.
+
+        Args:
+            task: the run's task with what is known once the data are open: fingerprint, environment, reference.
+
+        Raises:
+            ResultError: a score is not finite, or a field cannot be stored.
+        """
+        done = replace(
+            self._ended(DONE),
+            task=task,
+            model=replace(self.model, initial_weights=initial_weights),
+            scores=scores,
+            training=training,
+            evaluation=evaluation,
+        )
+        return Result.from_dict(done.to_dict(), "The run's result")
+
+    def failed(self, error: ErrorRecord) -> Result:
+        """Return the record of a run that failed."""
+        return replace(self._ended(FAILED), error=error)
+
+    def interrupted(self) -> Result:
+        """Return the record of a run that was stopped."""
+        return self._ended(INTERRUPTED)
+
+    def _ended(self, status: str) -> Result:
+        return replace(self, status=status, provenance=replace(self.provenance, finished=now()))
+
+    @property
+    def measured(self) -> Measured:
+        """Return scores, training and evaluation of a finished run.
+
+        Raises:
+            ResultError: the run is not finished.
+        """
+        if self.scores is None or self.training is None or self.evaluation is None:
+            raise ResultError(f"{self.model.name} on {self.task.id}, seed {self.seed}, has no scores ({self.status}).")
+        return Measured(self.scores, self.training, self.evaluation)
+
+    @property
+    def score(self) -> float:
+        """Return a finished run's score: the mean over its episodes, each normalised first (0–1)."""
+        return self.measured.scores.mean
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as it is stored: plain JSON values. It never fails: what JSON lacks is stored as text."""
+        content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **_storable(self)}
+        if self.error is None:
+            del content["error"]
+        if self.scores is not None and self.scores.during_training is None:
+            del content["scores"]["during_training"]
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Any, where: str) -> Result:
+        """Check a stored record and return it; older schemas are upgraded.
+
+        Args:
+            content: what the JSON file holds.
+            where: the file, for messages.
+
+        Raises:
+            ResultError: naming file and field.
+        """
+        try:
+            result: Result = _parse(cls, upgrade(content), "")
+            _check(result)
+        except _WrongFieldError as error:
+            raise ResultError(f"{where}: {error}.") from error
+        return result
+
+
+def upgrade(content: Any) -> Any:
+    """Return a stored record as the current schema has it; the only place that knows the older ones.
+
+    Version 1 called `model.initial_weights` `model.weights`, had no `model.changes`, wrote the module in front of the
+    ids of our own environments, and early records lack `task.return_scale` and `task.kept_trajectories`.
+    """
+    if not isinstance(content, dict):
+        raise _WrongFieldError("it is not a result; it must hold a JSON object")
+    version = content.get("schema_version")
+    if version == SCHEMA_VERSION and type(version) is int:
+        return content
+    if version != 1 or type(version) is not int:
+        raise _WrongFieldError(f"schema_version is {_shown(version)}; this version of dtbench reads 1 and 2")
+    content = {**content, "schema_version": SCHEMA_VERSION}
+    task, model = content.get("task"), content.get("model")
+    if isinstance(task, dict):
+        env_id = task.get("env_id")
+        content["task"] = {**task, "env_id": canonical_id(env_id)} if isinstance(env_id, str) else task
+    if isinstance(model, dict):
+        own = model.get("is_preset_config", True)
+        content["model"] = {"changes": [] if own is True else None, "is_preset_config": own, **model}
+        if "weights" in model:
+            content["model"]["initial_weights"] = content["model"].pop("weights")
+    return content
+
+
+def _check(result: Result) -> None:
+    """Check what concerns several fields."""
+    if result.status not in STATUSES:
+        raise _WrongFieldError(f"status must be one of {', '.join(STATUSES)}, not {_shown(result.status)}")
+    if result.status != DONE:
+        return
+    missing = {
+        "task.fingerprint": result.task.fingerprint,
+        "model.initial_weights": result.model.initial_weights,
+        "scores": result.scores,
+        "training": result.training,
+        "evaluation": result.evaluation,
+    }
+    for name, value in missing.items():
+        if value is None:
+            raise _WrongFieldError(f"{name} is missing although the status is {DONE}")
+    if result.task.reference.random == result.task.reference.expert:
+        raise _WrongFieldError("task.reference.random and task.reference.expert must differ")
+    scores, _, evaluation = result.measured
+    _check_episodes(scores, "scores", evaluation.episodes)
+    for target, entry in scores.per_target.items():
+        name = f"scores.per_target[{target}]"
+        if not _is_number(target):
+            raise _WrongFieldError(f"{name} must be named by a return target")
+        _check_episodes(entry, name, evaluation.episodes)
+    if len(evaluation.env_seeds) != evaluation.episodes:
+        raise _WrongFieldError(
+            f"evaluation.env_seeds must have one entry per episode ({evaluation.episodes}), "
+            f"not {len(evaluation.env_seeds)}"
+        )
+
+
+def _check_episodes(entry: EpisodeScores, name: str, episodes: int) -> None:
+    for key in ("returns", "lengths", "normalized"):
+        count = len(getattr(entry, key))
+        if count != episodes:
+            raise _WrongFieldError(f"{name}.{key} must have one entry per episode ({episodes}), not {count}")
+
+
+class _WrongFieldError(Exception):
+    """A field is missing or wrong; the message names it and says what it must be."""
+
+
+def _parse(kind: Any, value: Any, name: str) -> Any:
+    """Return a JSON value as the type `kind`: a scalar, list, tuple, dict or dataclass, `Annotated` with a range."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        inner, rule = arguments
+        if rule is NonFinite and value in ("nan", "inf", "-inf"):
+            return float(value)
+        parsed = _parse(inner, value, name)
+        if isinstance(rule, AtLeast) and parsed < rule.minimum:
+            raise _WrongFieldError(f"{name} must be at least {rule.minimum}, not {_shown(value)}")
+        return parsed
+    if origin in (Union, UnionType):
+        (inner,) = (argument for argument in arguments if argument is not NoneType)
+        return None if value is None else _parse(inner, value, name)
+    if origin in (list, tuple):
+        return _parse_sequence(origin, arguments, value, name)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _WrongFieldError(f"{name} must be an object, not {_shown(value)}")
+        _check_text("".join(map(str, value)), f"{name}'s keys")
+        return {key: _parse(arguments[1], item, f"{name}[{key}]") for key, item in value.items()}
+    return _parse_record(kind, value, name) if is_dataclass(kind) else _parse_scalar(kind, value, name)
+
+
+def _parse_sequence(origin: Any, arguments: tuple[Any, ...], value: Any, name: str) -> Any:
+    if not isinstance(value, list):
+        raise _WrongFieldError(f"{name} must be a list, not {_shown(value)}")
+    if origin is tuple and len(value) != len(arguments):
+        raise _WrongFieldError(f"{name} must hold {len(arguments)} values, not {len(value)}")
+    kinds = arguments if origin is tuple else arguments * len(value)
+    return origin(_parse(kind, item, f"{name}[{n}]") for n, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+
+
+def _parse_record(kind: Any, value: Any, name: str) -> Any:
+    if not isinstance(value, dict):
+        raise _WrongFieldError(f"{name} must be an object, not {_shown(value)}")
+    kinds, prefix, parsed = _field_kinds(kind), f"{name}." if name else "", {}
+    for entry in fields(kind):
+        if entry.name in value:
+            parsed[entry.name] = _parse(kinds[entry.name], value[entry.name], f"{prefix}{entry.name}")
+        elif entry.default is MISSING and entry.default_factory is MISSING:
+            raise _WrongFieldError(f"{prefix}{entry.name} is missing")
+    return kind(**parsed)
+
+
+@cache
+def _field_kinds(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _parse_scalar(kind: Any, value: Any, name: str) -> Any:
+    if kind is Any:
+        return _check_plain(value, name)
+    if kind is float:
+        if type(value) not in (int, float) or not abs(value) <= _LARGEST:
+            raise _WrongFieldError(f"{name} must be a finite number, not {_shown(value)}")
+        return float(value)
+    if type(value) is not kind:
+        what = {str: "text", int: "a whole number", bool: "true or false"}[kind]
+        raise _WrongFieldError(f"{name} must be {what}, not {_shown(value)}")
+    if kind is str:
+        _check_text(value, name)
+    return value
+
+
+def _check_plain(value: Any, name: str) -> Any:
+    """Return a value of a configuration, after a check that its text can be written."""
+    if isinstance(value, str):
+        _check_text(value, name)
+    elif isinstance(value, dict):
+        _check_text("".join(map(str, value)), name)
+        for key, item in value.items():
+            _check_plain(item, f"{name}.{key}")
+    elif isinstance(value, list):
+        for item in value:
+            _check_plain(item, name)
+    return value
+
+
+def _check_text(text: str, name: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _WrongFieldError(f"{name} holds a character that is not valid Unicode") from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _shown(value: Any) -> str:
+    """Return a wrong value for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "a number that is too long to print"
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _storable(value: Any) -> Any:
+    """Return a value as JSON can hold it: non-finite floats as text, anything foreign as its repr."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: _storable(getattr(value, entry.name)) for entry in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(_storable(key)): _storable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_storable(item) for item in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value) if math.isfinite(value) else str(float(value))
+    return _storable(repr(value))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dtbench.config import identity
 from dtbench.errors import DtbenchError, ResultError, UnknownNameError
 from dtbench.registry import MODELS
-from dtbench.results.schema import Result
+from dtbench.results.changes import changes_between
+from dtbench.results.schema import DONE, ModelRecord, Result
 from dtbench.suites.suites import load_suite
 
 #: More changes than these are told by the configuration's hash.
@@ -55,7 +55,7 @@ class Section:
         """Return (seeds, tasks) mean normalised scores for the seeds that have every task, or None if there is none."""
         if self.done(model) < len(self.tasks):
             return None
-        by_task = [{r["seed"]: seed_score(r) for r in self.cells[model, task]} for task in self.tasks]
+        by_task = [{r.seed: r.score for r in self.cells[model, task]} for task in self.tasks]
         seeds = sorted(set.intersection(*(set(scores) for scores in by_task)))
         return np.array([[scores[seed] for scores in by_task] for seed in seeds]) if seeds else None
 
@@ -71,12 +71,7 @@ class Section:
 
     def weights(self, model: str) -> str:
         """Return what a row's models started from."""
-        return either(sorted({result["model"]["weights"] for result in self.results(model)}))
-
-
-def seed_score(result: Result) -> float:
-    """Return a run's score: the mean over its episodes, each normalised first (0–1)."""
-    return float(np.mean(result["scores"]["normalized"]))
+        return either(sorted({str(result.model.initial_weights) for result in self.results(model)}))
 
 
 def either(values: Sequence[Any]) -> str:
@@ -86,27 +81,35 @@ def either(values: Sequence[Any]) -> str:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which results to show: of one suite, of some tasks (aggregated over them; a title says so), of one preset."""
+    """Which results to show: of one suite, of some tasks (aggregated over them; a title says so), of one preset.
+
+    A name without results is an error, unless `must_exist` is False: then it is an empty column.
+    """
 
     suite: str | None = None
     tasks: Sequence[str] = ()
     preset: str | None = None
+    must_exist: bool = True
 
     def of(self, results: Sequence[Result]) -> list[Result]:
-        """Return the results that are meant; raise `UnknownNameError` for a name without results."""
+        """Return the selected results.
+
+        Raises:
+            UnknownNameError: a name without results, where all must have some.
+        """
         wanted = {"suite": [self.suite] if self.suite else [], "task": self.tasks}
         wanted["preset"] = [self.preset] if self.preset else []
         for kind, names in wanted.items():
             known = dict.fromkeys(_name_of(result, kind) for result in results)
             for name in names:
-                if name not in known:
+                if self.must_exist and name not in known:
                     raise UnknownNameError(f"{kind} in these results", name, known)
             results = [result for result in results if not names or _name_of(result, kind) in names]
         return list(results)
 
 
 def _name_of(result: Result, kind: str) -> str:
-    return str({"suite": result["suite"]["name"], "task": result["task"]["id"], "preset": result["preset"]}[kind])
+    return {"suite": result.suite.name, "task": result.task.id, "preset": result.preset}[kind]
 
 
 #: All results.
@@ -123,8 +126,7 @@ def sections(results: Sequence[Result], selection: Selection = EVERYTHING) -> li
     results = selection.of(results)
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
-        key = (f"{result['suite']['name']}@{result['suite']['version']}", result["task"]["source"], result["preset"])
-        groups.setdefault(key, []).append(result)
+        groups.setdefault((result.suite.id, result.task.source, result.preset), []).append(result)
     return [
         _section(*key, part, number, selection.tasks)
         for key, group in sorted(groups.items(), key=lambda item: item[0])
@@ -135,15 +137,15 @@ def sections(results: Sequence[Result], selection: Selection = EVERYTHING) -> li
 def _section(
     suite: str, source: str, preset: str, results: list[Result], part: int, selected: Sequence[str]
 ) -> Section:
-    finished = [result for result in results if result["status"] == "ok"]
+    finished = [result for result in results if result.status == DONE]
     labels = _labels(finished)
     cells: dict[tuple[str, str], list[Result]] = {}
-    for result, label in sorted(zip(finished, labels, strict=True), key=lambda pair: pair[0]["seed"]):
-        cells.setdefault((label, result["task"]["id"]), []).append(result)
-    names = {label: result["model"]["name"] for result, label in zip(finished, labels, strict=True)}
+    for result, label in sorted(zip(finished, labels, strict=True), key=lambda pair: pair[0].seed):
+        cells.setdefault((label, result.task.id), []).append(result)
+    names = {label: result.model.name for result, label in zip(finished, labels, strict=True)}
     order = list(MODELS)
     models = sorted(names, key=lambda label: (_position(order, names[label]), label))
-    unfinished = [result for result in results if result["status"] != "ok"]
+    unfinished = [result for result in results if result.status != DONE]
     tasks = [task for task in _suite_tasks(suite, results) if task in selected or not selected]
     return Section(suite, source, preset, tasks, models, cells, unfinished, part, bool(selected))
 
@@ -154,10 +156,10 @@ def _parts(suite: str, results: list[Result]) -> list[list[Result]]:
     `--set data.steps=…`, for one, makes other data under the same task's name. Rows with the preset's configuration
     come first, so that the first part is theirs.
     """
-    finished = [result for result in results if result["status"] == "ok"]
+    finished = [result for result in results if result.status == DONE]
     rows: dict[tuple[bool, str], list[Result]] = {}
     for result, label in zip(finished, _labels(finished), strict=True):
-        rows.setdefault((not result["model"].get("is_preset_config", True), label), []).append(result)
+        rows.setdefault((not result.model.is_preset_config, label), []).append(result)
     parts: list[tuple[dict[str, tuple[Any, ...]], list[Result]]] = []
     for _, row in sorted(rows.items(), key=lambda item: item[0]):
         columns = _columns(suite, row)
@@ -168,7 +170,7 @@ def _parts(suite: str, results: list[Result]) -> list[list[Result]]:
         part[0].update(columns)
         part[1].extend(row)
     members = [part for _, part in parts] or [[]]
-    members[0].extend(result for result in results if result["status"] != "ok")
+    members[0].extend(result for result in results if result.status != DONE)
     return members
 
 
@@ -178,54 +180,42 @@ def _labels(results: list[Result]) -> list[str]:
     A preset's configuration may differ from task to task. It cannot be told what was changed where the preset's own
     configuration has no result on the task, or where there are several, e.g. of two versions of dtbench.
     """
-    own: dict[tuple[str, str], dict[str, Any]] = {}
+    own: dict[tuple[str, str], ModelRecord] = {}
     several: set[str] = set()
     for result in results:
-        model, key = result["model"], (result["model"]["name"], result["task"]["id"])
-        if model.get("is_preset_config", True) and own.setdefault(key, model)["config_hash"] != model["config_hash"]:
-            several.add(model["name"])
+        model, key = result.model, (result.model.name, result.task.id)
+        if model.is_preset_config and own.setdefault(key, model).config_hash != model.config_hash:
+            several.add(model.name)
     return [_label(result, own, several) for result in results]
 
 
-def _label(result: Result, own: dict[tuple[str, str], dict[str, Any]], several: set[str]) -> str:
-    model = result["model"]
-    preset = own.get((model["name"], result["task"]["id"]))
-    if model["name"] not in several:
-        if model.get("is_preset_config", True):
-            return str(model["name"])
-        changes = _changes(preset["config"], model["config"]) if preset else []
-        if 0 < len(changes) <= _SHOWN_CHANGES:
-            return f"{model['name']} {' '.join(changes)}"
-    return f"{model['name']}+{model['config_hash']}"
-
-
-def _changes(preset: dict[str, Any], config: dict[str, Any]) -> list[str]:
-    """Return what differs in a configuration as `key=value`, the section `model` left unsaid."""
-    before, after = _flat(identity(preset)), _flat(identity(config))
-    changed = [key for key in after if before.get(key) != after[key]]
-    return [f"{key.removeprefix('model.')}={after[key]}" for key in changed]
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    return {f"{part}.{key}": value for part, values in config.items() for key, value in values.items()}
+def _label(result: Result, own: dict[tuple[str, str], ModelRecord], several: set[str]) -> str:
+    model = result.model
+    preset = own.get((model.name, result.task.id))
+    if model.name not in several:
+        if model.is_preset_config:
+            return model.name
+        changed = changes_between(preset.config, model.config) if preset else []
+        if 0 < len(changed) <= _SHOWN_CHANGES:
+            return f"{model.name} {' '.join(changed)}"
+    return model.folder
 
 
 def _columns(suite: str, row: list[Result]) -> dict[str, tuple[Any, ...]]:
     """Return for each task what must be equal down its column: the data, and how a return becomes a score."""
     columns: dict[str, tuple[Any, ...]] = {}
     for result in row:
-        task = result["task"]
-        reference = tuple(task["reference"][key] for key in ("table", "random", "expert"))
-        own = (task["fingerprint"], task["env_id"], task["score_target"], task.get("return_scale"), *reference)
-        before = columns.setdefault(task["id"], own)
+        task = result.task
+        own = (task.fingerprint, task.env_id, task.score_target, task.return_scale, task.reference)
+        before = columns.setdefault(task.id, own)
         if before[0] != own[0]:
             raise ResultError(
-                f"{suite}: the results of {task['id']} come from different data (fingerprints {before[0][:12]} and "
-                f"{own[0][:12]}), which are never put into one column; keep them in different folders."
+                f"{suite}: the results of {task.id} come from different data (fingerprints {str(before[0])[:12]} and "
+                f"{str(own[0])[:12]}), which are never put into one column; keep them in different folders."
             )
         if before != own:
             raise ResultError(
-                f"{suite}: the results of {task['id']} were scored in different ways (environment, score target, "
+                f"{suite}: the results of {task.id} were scored in different ways (environment, score target, "
                 "return scale or reference scores); a suite that changes needs a new version."
             )
     return columns
@@ -233,7 +223,7 @@ def _columns(suite: str, row: list[Result]) -> dict[str, tuple[Any, ...]]:
 
 def _suite_tasks(suite: str, results: list[Result]) -> list[str]:
     name, _, version = suite.partition("@")
-    present = list(dict.fromkeys(result["task"]["id"] for result in results))
+    present = list(dict.fromkeys(result.task.id for result in results))
     try:
         known = load_suite(name)
     except DtbenchError:

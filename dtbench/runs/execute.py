@@ -7,12 +7,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dtbench.console import err, progress
 from dtbench.errors import ConfigError, UnknownNameError
+from dtbench.results.schema import DONE, Result
 from dtbench.runs.job import run_one
-from dtbench.runs.plan import DONE, RunPlan, default_preset, plan_runs
+from dtbench.runs.plan import RunPlan, default_preset, plan_runs
 from dtbench.suites.suites import Suite, load_suite
 
 EXISTING = ("skip", "rerun", "fail")
@@ -27,7 +27,7 @@ _WORTH_A_PROCESS = 100
 class RunSummary:
     """What `run` did: the results it can show now, and how many runs ended how."""
 
-    results: list[dict[str, Any]]
+    results: list[Result]
     finished: int
     skipped: int
     failed: int
@@ -119,7 +119,7 @@ def default_jobs(plans: Sequence[RunPlan]) -> int:
     return max(1, min(len(plans), os.cpu_count() or 1, _MOST_JOBS))
 
 
-def finished_results(plans: Sequence[RunPlan]) -> list[dict[str, Any]]:
+def finished_results(plans: Sequence[RunPlan]) -> list[Result]:
     """Read the results of the planned runs that are there."""
     from dtbench.results.files import read_result
 
@@ -146,9 +146,9 @@ def _status(plan: RunPlan) -> str | None:
     from dtbench.results.files import read_or_set_aside
 
     result = read_or_set_aside(plan.result_path)
-    if result is None or result["model"]["config_hash"] != plan.config.hash():
+    if result is None or result.model.config_hash != plan.config.hash():
         return None
-    return str(result["status"])
+    return result.status
 
 
 def _forget(plan: RunPlan) -> None:

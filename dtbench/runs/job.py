@@ -5,14 +5,25 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from dtbench.config import RunConfig
 from dtbench.console import err, quieten_libraries
+from dtbench.results.changes import changes_between, preset_config
+from dtbench.results.schema import (
+    DONE,
+    EpisodeScores,
+    ErrorRecord,
+    EvaluationRecord,
+    ModelRecord,
+    Result,
+    Scores,
+    SuiteRecord,
+    TaskRecord,
+)
 from dtbench.runs.folder import RUN_FILE
-from dtbench.runs.plan import DONE, FAILED, INTERRUPTED, RunPlan
+from dtbench.runs.plan import RunPlan
 from dtbench.suites.scores import ReferenceScores
 from dtbench.suites.suites import Task
 
@@ -31,58 +42,54 @@ def run_one(plan: RunPlan, number: str = "1/1") -> str:
     Every exception but an interruption is the run's own failure: it is recorded with its traceback and shown in one
     line, and the caller goes on with the next run.
     """
-    from dtbench.results import provenance
     from dtbench.results.files import write_result
-    from dtbench.results.schema import new_result
 
     quieten_libraries()
-    started = provenance.now()
+    begun = _begin(plan)
     first_rank = int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0
     try:
-        parts = _train_and_evaluate(plan, number)
-        status, error = DONE, None
+        result = _train_and_evaluate(plan, number, begun)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
         if first_rank:
-            write_result(plan.result_path, new_result(_identity(plan), INTERRUPTED, started))
+            write_result(plan.result_path, begun.interrupted())
         raise KeyboardInterrupt from None
     except Exception as failure:  # noqa: BLE001 - whatever a model raises must not stop the other runs
-        status, parts = FAILED, {}
-        error = {"type": type(failure).__name__, "message": str(failure), "traceback": traceback.format_exc()}
-        err.print(f"[red]{number} {plan.label}: failed[/red]: {type(failure).__name__}: {failure}", markup=True)
-    if first_rank:  # the others trained with it and have nothing to add
-        write_result(plan.result_path, new_result(_identity(plan), status, started, error=error, **parts))
-    return status
+        result = begun.failed(ErrorRecord.from_exception(failure))
+        err.print(f"{number} {plan.label}: failed: {type(failure).__name__}: {failure}", markup=False)
+    if result is None:  # another rank, which trained with the first and has nothing to add
+        return DONE
+    if first_rank:
+        write_result(plan.result_path, result)
+    return result.status
 
 
-def _identity(plan: RunPlan) -> dict[str, Any]:
-    """Return the parts of a result that are known before the run."""
+def _begin(plan: RunPlan) -> Result:
+    """Return the record of a run that starts now, with what the plan says about it."""
     task, config = plan.task, plan.config
-    return {
-        "suite": {"name": plan.suite.name, "version": plan.suite.version},
-        "task": {
-            "id": task.id,
-            "source": plan.source,
-            "dataset_id": task.sources[plan.source],
-            "fingerprint": None,
-            "env_id": task.environment(plan.source),
-            "reference": asdict(task.reference),
-            "score_target": task.score_target,
-            "return_scale": task.return_scale,
-        },
-        "model": {
-            "name": plan.model.name,
-            "config_hash": config.hash(),
-            "is_preset_config": plan.is_preset_config,
-            "config": config.to_dict(),
-            "weights": None,
-        },
-        "preset": plan.preset,
-        "seed": plan.seed,
-    }
+    changes: list[str] = []
+    if not plan.is_preset_config:
+        own = preset_config(plan.model.name, plan.preset, plan.suite, task)
+        changes = changes_between(own.to_dict(), config.to_dict())
+    return Result.begin(
+        SuiteRecord(plan.suite.name, plan.suite.version),
+        TaskRecord(
+            id=task.id,
+            source=plan.source,
+            dataset_id=task.sources[plan.source],
+            fingerprint=None,
+            env_id=task.environment(plan.source),
+            reference=task.reference,
+            score_target=task.score_target,
+            return_scale=task.return_scale,
+        ),
+        ModelRecord(plan.model.name, config.hash(), plan.is_preset_config, config.to_dict(), changes=changes),
+        plan.preset,
+        plan.seed,
+    )
 
 
-def _train_and_evaluate(plan: RunPlan, number: str) -> dict[str, Any]:
-    """Train from the last checkpoint on, evaluate the last weights, and return the measured parts of the result."""
+def _train_and_evaluate(plan: RunPlan, number: str, begun: Result) -> Result | None:
+    """Train from the last checkpoint on, evaluate the last weights, and return the result; None on other ranks."""
     from dtbench.data.sources import open_store
     from dtbench.evaluation.callback import EvaluationCallback
     from dtbench.runs.training import fit
@@ -93,35 +100,37 @@ def _train_and_evaluate(plan: RunPlan, number: str) -> dict[str, Any]:
     data = _data_module(plan, store, module)
     protocol = _protocol(plan, store, data)
     reference = _reference(task, store)
-    _prepare_folder(plan, store, protocol)
+    measured_on = replace(
+        begun.task,
+        dataset_id=store.metadata["dataset_id"],
+        fingerprint=store.fingerprint,
+        env_id=protocol.env_id,
+        reference=reference,
+        kept_trajectories=_kept(data, store),
+    )
+    _prepare_folder(plan, store, protocol, begun, measured_on)
     watch = []
     if config.evaluation.every:
         how = {"every": config.evaluation.every, "episodes": config.evaluation.episodes, "seed": plan.seed}
         watch = [EvaluationCallback(protocol, reference, task.score_target, **how)]
     record = fit(module, data, config, plan.folder, [*watch])
     if module.global_rank:
-        return {}
+        return None
     loss = "n/a" if record.final_loss is None else f"{record.final_loss:.4f}"
     trained = f"{record.steps:,} steps in {record.wall_s:.0f} s ({record.steps_per_s:.1f}/s), loss {loss}"
     err.print(f"{number} {plan.label}: trained {trained}; evaluating", markup=False)
     scores, seeds = _evaluate(module, plan, protocol, reference)
     if watch:
-        scores["during_training"] = [list(entry) for entry in watch[0].history]
-    mean, spread = 100 * statistics.fmean(scores["normalized"]), 100 * statistics.pstdev(scores["normalized"])
+        scores = replace(scores, during_training=watch[0].history)
+    mean, spread = 100 * statistics.fmean(scores.normalized), 100 * statistics.pstdev(scores.normalized)
     err.print(f"{number} {plan.label}: score {mean:.1f} ± {spread:.1f} ({len(seeds)} episodes)", markup=False)
-    return {
-        "dataset_id": store.metadata["dataset_id"],
-        "fingerprint": store.fingerprint,
-        "environment": {
-            "env_id": protocol.env_id,
-            "reference": asdict(reference),
-            "kept_trajectories": _kept(data, store),
-        },
-        "weights": module.weights,
-        "scores": scores,
-        "training": asdict(record),
-        "evaluation": {"episodes": config.evaluation.episodes, "env_seeds": seeds},
-    }
+    return begun.finished(
+        task=measured_on,
+        initial_weights=module.weights,
+        scores=scores,
+        training=record,
+        evaluation=EvaluationRecord(config.evaluation.episodes, seeds),
+    )
 
 
 def _data_module(plan: RunPlan, store: TrajectoryStore, module: OfflineModule) -> TrajectoryDataModule:
@@ -186,14 +195,18 @@ def _reference(task: Task, store: TrajectoryStore) -> ReferenceScores:
     return task.reference if own is None else ReferenceScores(**own)
 
 
-def _prepare_folder(plan: RunPlan, store: TrajectoryStore, protocol: Protocol) -> None:
+def _prepare_folder(
+    plan: RunPlan, store: TrajectoryStore, protocol: Protocol, begun: Result, measured_on: TaskRecord
+) -> None:
     """Describe the run beside its checkpoints; checkpoints of another configuration or other data are not resumed."""
     import shutil
 
-    identity = _identity(plan)
-    identity["task"] |= {"env_id": protocol.env_id, "reference": asdict(_reference(plan.task, store))}
     description = {
-        **identity,
+        "suite": asdict(begun.suite),
+        "task": asdict(measured_on),
+        "model": asdict(begun.model),
+        "preset": begun.preset,
+        "seed": begun.seed,
         "fingerprint": store.fingerprint,
         "dims": _dims(plan.task, store),
         "protocol": {
@@ -219,7 +232,7 @@ def _prepare_folder(plan: RunPlan, store: TrajectoryStore, protocol: Protocol) -
 
 def _evaluate(
     module: OfflineModule, plan: RunPlan, protocol: Protocol, reference: ReferenceScores
-) -> tuple[dict[str, Any], list[int]]:
+) -> tuple[Scores, list[int]]:
     """Score the trained weights at the score target; further targets are diagnostics."""
     from dtbench.evaluation.rollout import evaluate
 
@@ -230,8 +243,9 @@ def _evaluate(
     for target in [task.score_target, *(task.targets if options.all_targets else ())]:
         done = evaluate(module, protocol, target, options.episodes, plan.seed, device)
         normalized = reference.normalize(done.returns).tolist()
-        per_target[str(target)] = {"returns": done.returns, "lengths": done.lengths, "normalized": normalized}
-    return {**per_target[str(task.score_target)], "per_target": per_target}, done.seeds
+        per_target[str(target)] = EpisodeScores(done.returns, done.lengths, normalized)
+    own = per_target[str(task.score_target)]
+    return Scores(own.returns, own.lengths, own.normalized, per_target), done.seeds
 
 
 def _evaluation_device(config: RunConfig) -> torch.device:

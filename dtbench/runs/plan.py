@@ -13,8 +13,6 @@ from dtbench.errors import ConfigError, SourceError
 from dtbench.registry import ModelEntry, model_entry
 from dtbench.suites.suites import Suite, Task
 
-DONE, FAILED, INTERRUPTED = "ok", "failed", "interrupted"
-
 
 @dataclass(frozen=True)
 class RunPlan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,11 @@ from dtbench.config import RunConfig
 from dtbench.console import err
 from dtbench.data.datamodule import TrajectoryDataModule
 from dtbench.models.base import OfflineModule
+from dtbench.results.schema import TrainingRecord
 from dtbench.runs.folder import FINAL, LATEST, RECORD, STEP_FILE
 
 #: How often TensorBoard's file is written.
 _FLUSH_SECONDS = 5
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """What a result says of the training; `wall_s` adds up the pieces of an interrupted run."""
-
-    steps: int
-    wall_s: float
-    steps_per_s: float
-    device: str
-    precision: str
-    world_size: int
-    final_loss: float | None
 
 
 class StepFile(Callback):

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from dtbench.cli import app as cli
 from dtbench.errors import ConfigError, SourceError
 from dtbench.results.files import read_result
+from dtbench.results.schema import Result
 from dtbench.runs import execute as runner
 from dtbench.runs import plan, training
 from dtbench.suites.suites import load_suite
@@ -53,7 +54,7 @@ def process(*words: object, home: Path, **options) -> subprocess.CompletedProces
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, **options)
 
 
-def only_result(folder: Path) -> dict:
+def only_result(folder: Path) -> Result:
     (path,) = folder.glob("*@*/*/*/*/*/seed-*.json")
     return read_result(path)
 
@@ -113,7 +114,7 @@ def test_evaluate_again_repeats_the_score(tmp_path):
     result = only_result(tmp_path)
     (folder,) = tmp_path.glob("*@*/*/*/*/*/seed-0")
     rows = json.loads(dtbench("evaluate", folder, "--json"))
-    assert rows[0]["returns"] == result["scores"]["returns"]
+    assert rows[0]["returns"] == result.scores.returns
     rows = json.loads(dtbench("evaluate", folder, "--target", "100", "--target", "5000", "--episodes", "1", "--json"))
     assert [(row["target"], len(row["returns"])) for row in rows] == [(100.0, 1), (5000.0, 1)]
 
@@ -123,12 +124,12 @@ def test_the_last_checkpoint_at_the_score_target_is_the_score(tmp_path):
     dtbench(*RUN, "--model", "dt", "--output", tmp_path / "plain")
     more = ("--set", "evaluation.every=4", "--set", "evaluation.all_targets=true")
     dtbench(*RUN, "--model", "dt", *more, "--output", tmp_path / "more")
-    plain, scores = only_result(tmp_path / "plain")["scores"], only_result(tmp_path / "more")["scores"]
-    assert scores["returns"] == plain["returns"]
-    assert list(scores["per_target"]) == ["3600.0", "1800.0"]
-    assert scores["per_target"]["3600.0"]["returns"] == scores["returns"]
-    assert scores["per_target"]["1800.0"]["returns"] != scores["returns"]
-    assert [step for step, _ in scores["during_training"]] == [4, 8]
+    plain, scores = only_result(tmp_path / "plain").scores, only_result(tmp_path / "more").scores
+    assert scores.returns == plain.returns
+    assert list(scores.per_target) == ["3600.0", "1800.0"]
+    assert scores.per_target["3600.0"].returns == scores.returns
+    assert scores.per_target["1800.0"].returns != scores.returns
+    assert [step for step, _ in scores.during_training] == [4, 8]
 
 
 def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
@@ -162,8 +163,8 @@ def test_existing_results_can_be_refused_or_done_again(tmp_path):
     first = only_result(tmp_path)
     runner.execute(plans, existing="rerun")
     second = only_result(tmp_path)
-    assert second["provenance"]["finished"] >= first["provenance"]["finished"]
-    assert second["scores"] == first["scores"]  # the same seed gives the same run
+    assert second.provenance.finished >= first.provenance.finished
+    assert second.scores == first.scores  # the same seed gives the same run
 
 
 def test_changed_configuration_is_another_identity(tmp_path):
@@ -212,12 +213,12 @@ def test_interrupted_by_ctrl_c_the_same_line_ends_where_an_uninterrupted_run_doe
     assert child.returncode == 130, said
     assert "interrupted; the same command goes on" in said
     assert "Traceback" not in said
-    assert only_result(tmp_path / "parts")["status"] == "interrupted"
+    assert only_result(tmp_path / "parts").status == "interrupted"
     resumed = process(*command, tmp_path / "parts", home=home)
     assert resumed.returncode == 0, resumed.stderr
     one, other = only_result(tmp_path / "whole"), only_result(tmp_path / "parts")
-    assert one["scores"] == other["scores"]
-    assert one["training"]["final_loss"] == other["training"]["final_loss"]
+    assert one.scores == other.scores
+    assert one.training.final_loss == other.training.final_loss
     curve = losses(tmp_path / "parts")
     assert len(curve) > 300  # what the killed process had not flushed may be missing, the rest is there
     assert curve.items() <= losses(tmp_path / "whole").items()
@@ -252,7 +253,7 @@ def test_ctrl_c_stops_all_workers_and_each_records_itself(tmp_path, home):
     assert child.returncode == 130, said
     assert "Traceback" not in said
     paths = sorted(tmp_path.glob("*@*/*/*/*/*/seed-*.json"))
-    assert [read_result(path)["status"] for path in paths] == ["interrupted", "interrupted"]
+    assert [read_result(path).status for path in paths] == ["interrupted", "interrupted"]
 
 
 def test_side_by_side_gives_the_same_results(tmp_path, home):
@@ -262,14 +263,14 @@ def test_side_by_side_gives_the_same_results(tmp_path, home):
         assert done.returncode == 0, done.stderr
     for seed in (0, 1):
         one, two = (next((tmp_path / jobs).glob(f"*@*/*/*/*/*/seed-{seed}.json")) for jobs in ("1", "2"))
-        assert read_result(one)["scores"] == read_result(two)["scores"]
+        assert read_result(one).scores == read_result(two).scores
 
 
 def test_two_devices_train_one_run(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = ("--devices", "2", "--accelerator", "cpu", "--set", "hardware.strategy=ddp")
     dtbench(*RUN, "--model", "gpt2_dtma", *options, "--output", tmp_path)
-    assert only_result(tmp_path)["training"]["world_size"] == 2
+    assert only_result(tmp_path).training.world_size == 2
 
 
 def test_ray_gives_the_same_results(tmp_path, monkeypatch):
@@ -277,7 +278,7 @@ def test_ray_gives_the_same_results(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     dtbench(*RUN, "--model", "dt", "--launcher", "ray", "--output", tmp_path / "ray")
     dtbench(*RUN, "--model", "dt", "--output", tmp_path / "here")
-    assert only_result(tmp_path / "ray")["scores"] == only_result(tmp_path / "here")["scores"]
+    assert only_result(tmp_path / "ray").scores == only_result(tmp_path / "here").scores
 
 
 MISTAKES = {
@@ -351,8 +352,8 @@ def test_a_model_from_outside_follows_the_walk_of_the_readme(tmp_path, home):
     done = process(*command, home=home, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = only_result(tmp_path / "out")
-    assert result["model"]["name"] == "my_model:LinearPolicy"
-    assert result["model"]["config"]["optimizer"]["weight_decay"] == 0.01  # from the yaml
+    assert result.model.name == "my_model:LinearPolicy"
+    assert result.model.config["optimizer"]["weight_decay"] == 0.01  # from the yaml
     assert "my_model:LinearPolicy" in (tmp_path / "out" / "leaderboard.md").read_text()
     assert "1 of 1 runs are finished already" in process(*command, home=home, cwd=tmp_path).stderr
     for wrong, said in (("my_model:Nothing", "Nothing"), ("no_module:Model", "no_module"), ("json:loads", "subclass")):

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dtbench.console import err
+from dtbench.results.schema import DONE, FAILED
 from dtbench.runs.folder import read_step
 from dtbench.runs.launchers.worker import to_spec
-from dtbench.runs.plan import DONE, FAILED, RunPlan
+from dtbench.runs.plan import RunPlan
 
 _POLL_S = 0.2
 _GRACE_S = 30.0

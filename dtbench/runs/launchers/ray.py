@@ -12,9 +12,10 @@ from typing import Any
 
 from dtbench.console import err
 from dtbench.errors import ConfigError
+from dtbench.results.schema import FAILED
 from dtbench.runs.launchers import local
 from dtbench.runs.launchers.worker import from_spec, to_spec
-from dtbench.runs.plan import FAILED, RunPlan
+from dtbench.runs.plan import RunPlan
 
 
 def run_all(plans: Sequence[RunPlan], jobs: int) -> list[str]:

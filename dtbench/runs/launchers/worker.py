@@ -15,8 +15,9 @@ from typing import Any
 
 from dtbench.config import RunConfig, from_dict
 from dtbench.registry import model_entry
+from dtbench.results.schema import DONE
 from dtbench.runs.job import run_one
-from dtbench.runs.plan import DONE, RunPlan
+from dtbench.runs.plan import RunPlan
 from dtbench.suites.suites import load_suite
 
 
