@@ -21,7 +21,7 @@ import numpy as np
 
 from dtbench._version import __version__
 from dtbench.environments.make import canonical_id
-from dtbench.errors import ResultError
+from dtbench.errors import ConfigError, ResultError
 from dtbench.results.provenance import Provenance, now, provenance, without_folders
 from dtbench.suites.scores import ReferenceScores
 
@@ -431,8 +431,6 @@ def _check(result: Result) -> None:
     for name, value in missing.items():
         if value is None:
             raise _WrongFieldError(f"{name} is missing although the status is {DONE}")
-    if result.task.reference.random == result.task.reference.expert:
-        raise _WrongFieldError("task.reference.random and task.reference.expert must differ")
     scores, _, evaluation = result.measured
     _check_episodes(scores, "scores", evaluation.episodes)
     for target, entry in scores.per_target.items():
@@ -500,7 +498,10 @@ def _parse_record(kind: Any, value: Any, name: str) -> Any:
             parsed[entry.name] = _parse(kinds[entry.name], value[entry.name], f"{prefix}{entry.name}")
         elif entry.default is MISSING and entry.default_factory is MISSING:
             raise _WrongFieldError(f"{prefix}{entry.name} is missing")
-    return kind(**parsed)
+    try:
+        return kind(**parsed)
+    except ConfigError as error:  # what the class itself checks
+        raise _WrongFieldError(f"{name}: {str(error).rstrip('.')}") from error
 
 
 @cache
