@@ -9,7 +9,7 @@ import os
 import sys
 
 from dtbench.errors import DtbenchError
-from dtbench.signals import Stopped, ignore_signals, raise_on_signals
+from dtbench.signals import Stopped, ignore_signals, raise_on_signals, stopped_by
 
 
 def main() -> None:
@@ -26,23 +26,30 @@ def _run() -> int:
 
         app()
         return _flushed(0)
-    except SystemExit as ended:
-        if isinstance(ended.__context__, BrokenPipeError):  # click's way of ending when nobody reads
-            return _close_stdout()
-        return _flushed(ended.code)
-    except DtbenchError as error:
-        return _say(str(error), 2)
     except Stopped as stopped:
         return _say(f"interrupted by {stopped}{stopped.advice}.", stopped.exit_code)
-    except BrokenPipeError:  # `dtbench … | head`
+    except BaseException as error:
+        stopped = stopped_by()
+        if stopped is not None:  # it was raised amid a library's clean-up, which then failed with an error of its own
+            return _say(f"interrupted by {stopped}.", stopped.exit_code)
+        return _exit_code(error)
+
+
+def _exit_code(error: BaseException) -> int:
+    """Say in one sentence what went wrong, if it is a user's mistake or the machine's; raise it again if it is ours."""
+    if isinstance(error, SystemExit):
+        closed = isinstance(error.__context__, BrokenPipeError)  # click's way of ending when nobody reads
+        return _close_stdout() if closed else _flushed(error.code)
+    if isinstance(error, DtbenchError):
+        return _say(str(error), 2)
+    if isinstance(error, BrokenPipeError):  # `dtbench … | head`
         return _close_stdout()
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
+    if isinstance(error, OSError) and error.errno is not None:
         what = f"{error.filename}: " if error.filename is not None else ""
         return _say(f"{what}{error.strerror or error}.", 2)
-    except MemoryError:
+    if isinstance(error, MemoryError):
         return _say("the machine ran out of memory; lower training.batch_size, training.context_length or --jobs.", 2)
+    raise error
 
 
 def _say(sentence: str, code: int) -> int:

@@ -56,10 +56,16 @@ def times_stopped() -> int:
     return len(_received)
 
 
+def stopped_by() -> Stopped | None:
+    """Return the exception of the first signal that has asked this process to stop, None if none has."""
+    return Stopped(_received[0]) if _received else None
+
+
 def raise_if_stopped() -> None:
     """Raise `Stopped` if a signal came earlier: one that arrives inside a destructor is swallowed by Python."""
-    if _received:
-        raise Stopped(_received[0])
+    stopped = stopped_by()
+    if stopped is not None:
+        raise stopped
 
 
 def describe_exit(code: int) -> tuple[str, str | None]:

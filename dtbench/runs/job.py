@@ -17,7 +17,7 @@ from dtbench.results.schema import DONE, FAILED, EpisodeScores, ErrorRecord, Eva
 from dtbench.runs.folder import RunFolder, set_aside
 from dtbench.runs.plan import RunPlan
 from dtbench.runs.record import RunRecord, begin, describe_outcome, has_finished
-from dtbench.signals import Stopped
+from dtbench.signals import Stopped, raise_if_stopped, stopped_by
 from dtbench.suites.scores import ReferenceScores
 from dtbench.suites.suites import Task
 
@@ -63,6 +63,9 @@ def _run_locked(plan: RunPlan, number: str) -> str:
                 raise
             raise KeyboardInterrupt from None
     except Exception as failure:  # noqa: BLE001 - whatever a model raises must not stop the other runs
+        if stopped_by() is not None:  # the signal came amid a library's clean-up, which then failed
+            write_result(plan.result_path, result.interrupted())
+            raise_if_stopped()
         result = result.failed(ErrorRecord.from_exception(failure))
     write_result(plan.result_path, result)
     err.print(describe_outcome(plan, number), markup=False, style="red" if result.status == FAILED else None)
