@@ -28,7 +28,7 @@ def _run() -> int:
         return _flushed(0)
     except Stopped as stopped:
         return _say(f"interrupted by {stopped}{stopped.advice}.", stopped.exit_code)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the last one who can turn it into a sentence
         stopped = stopped_by()
         if stopped is not None:  # it was raised amid a library's clean-up, which then failed with an error of its own
             return _say(f"interrupted by {stopped}.", stopped.exit_code)

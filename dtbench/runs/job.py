@@ -46,7 +46,15 @@ def run_one(plan: RunPlan, number: str = "1/1") -> str:
     with plan.folder.lock():
         if has_finished(plan):  # by another command, while this one waited
             return DONE
+        _remove_half_written(plan)
         return _run_locked(plan, number)
+
+
+def _remove_half_written(plan: RunPlan) -> None:
+    """Delete the temporary files of a process that was killed while it wrote; nobody else writes under the lock."""
+    result = plan.result_path
+    for file in (*plan.folder.path.glob(".*.part"), *result.parent.glob(f".{result.name}.*")):
+        file.unlink(missing_ok=True)
 
 
 def _run_locked(plan: RunPlan, number: str) -> str:

@@ -60,7 +60,7 @@ def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
         worst = max(worst, needed)
         if total is not None and needed > _USABLE * total:
             raise ConfigError(
-                f"{plan.model.name} on {plan.task.id} needs about {gigabytes(needed)} of memory for a training step, "
+                f"{plan.model.name} on {plan.task.id} needs about {gigabytes(needed)} of memory for a training step "
                 f"and this machine has {gigabytes(total)}; lower training.batch_size ({plan.config.training.batch_size}), "
                 f"training.context_length ({plan.config.training.context_length}) or the model's size."
             )
