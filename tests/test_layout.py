@@ -10,7 +10,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dtbench"
 #: From the ground up: a room imports from rooms before it, and from rooms beside it on its own floor only as listed.
 FLOORS = (
-    {"_version", "errors", "resources", "console", "determinism", "processes"},
+    {"_version", "errors", "resources", "determinism", "processes", "signals", "atomic"},
+    {"console"},
+    {"locks"},
     {"suites", "environments", "config"},
     {"data", "models", "registry", "evaluation", "analysis", "results"},
     {"runs"},
