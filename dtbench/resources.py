@@ -1,4 +1,4 @@
-"""Where the files that travel with the code lie, and where built data are cached."""
+"""Where the files that are shipped with the code are, and where built data are cached."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PACKAGE = Path(__file__).resolve().parent
 def resource(*parts: str) -> Path:
     """Return the path of a shipped file or folder, e.g. `resource("benchmarks", "suites")`.
 
-    In a wheel the folders lie in `dtbench/_resources`; in a checkout or an editable install beside `dtbench`.
+    In a wheel the folders are in `dtbench/_resources`; in a checkout or an editable install beside `dtbench`.
     """
     inside_wheel = _PACKAGE / "_resources"
     root = inside_wheel if inside_wheel.is_dir() else _PACKAGE.parent
@@ -23,7 +23,9 @@ def resource(*parts: str) -> Path:
 def home() -> Path:
     """Return the folder of built datasets: `$DTBENCH_HOME`, else the user's cache folder."""
     chosen = os.environ.get("DTBENCH_HOME")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("dtbench"))
+    if chosen:
+        return Path(os.path.expanduser(chosen))  # unlike Path.expanduser, it leaves an unknown `~user` as it is
+    return Path(platformdirs.user_cache_dir("dtbench"))
 
 
 def datasets_home() -> Path:

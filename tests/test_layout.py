@@ -10,14 +10,15 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "dtbench"
 #: From the ground up: a room imports from rooms before it, and from rooms beside it on its own floor only as listed.
 FLOORS = (
-    {"_version", "errors", "signals", "processes", "atomic", "resources", "console", "determinism"},
+    {"_version", "errors", "resources", "determinism", "processes", "signals", "atomic"},
+    {"console"},
+    {"locks"},
     {"suites", "environments", "config"},
     {"data", "models", "registry", "evaluation", "analysis", "results"},
     {"runs"},
     {"testing", "cli", "__main__", "__init__"},
 )
 BESIDE = {
-    ("console", "signals"),
     ("config", "suites"),
     ("registry", "models"),
     ("results", "registry"),

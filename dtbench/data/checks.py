@@ -24,6 +24,8 @@ class ActionSpace:
         self.low = None if low is None else np.asarray(low, dtype=np.float32)
         self.high = None if high is None else np.asarray(high, dtype=np.float32)
         self.count = count
+        if self.low is not None and self.high is not None and not np.isfinite([self.low, self.high]).all():
+            raise DataError("The bounds of an action space must be finite.")
 
     def to_dict(self) -> dict[str, Any]:
         if self.low is None or self.high is None:

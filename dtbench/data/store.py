@@ -1,6 +1,6 @@
 """TrajectoryStore: a dataset as flat memory-mapped arrays, the one form in which trajectories reach a model.
 
-A store is a folder. N steps of E episodes lie one after another:
+A store is a folder in which the N steps of E episodes follow one another:
 
 | file | shape, dtype | content |
 |---|---|---|
@@ -8,47 +8,40 @@ A store is a folder. N steps of E episodes lie one after another:
 | actions.npy | (N, action_dim) float32, or (N,) int64 | what it did |
 | rewards.npy | (N,) float32 | raw rewards: scaling, delay and returns-to-go belong to the task |
 | terminations.npy | (N,) bool | the environment ended the episode: no bootstrapping |
-| truncations.npy | (N,) bool | a time limit or a cut ended it: bootstrapping goes on |
+| truncations.npy | (N,) bool | a time limit or a cut ended it: bootstrapping continues |
 | final_observations.npy | (E, obs_dim) float32 | what the agent saw after each episode's last step |
-| episode_offsets.npy | (E + 1,) int64 | episode e is the steps offsets[e] … offsets[e + 1] − 1 |
-| metadata.json | | origin, totals, action space and the fingerprint over the content of all files above |
+| episode_offsets.npy | (E + 1,) int64 | episode e has the steps offsets[e] … offsets[e + 1] − 1 |
+| metadata.json | | origin, totals, action space, sizes and checksums, and the fingerprint over all arrays |
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from dtbench._version import __version__
 from dtbench.data.checks import ActionSpace, EpisodeChecker
 from dtbench.data.episodes import Block, Episode
-from dtbench.errors import DataError
-
-FORMAT_VERSION = 1
-FIELDS = (
-    "observations",
-    "actions",
-    "rewards",
-    "terminations",
-    "truncations",
-    "final_observations",
-    "episode_offsets",
+from dtbench.data.store_files import (
+    FIELDS,
+    FORMAT_VERSION,
+    array_file,
+    check_arrays,
+    check_summaries,
+    digest,
+    fingerprint,
+    map_file,
+    read_metadata,
+    summarize,
 )
-_CHUNK_BYTES = 1 << 24
+from dtbench.data.store_writer import StoreWriter, naming_the_folder, new_folder, write_metadata
+from dtbench.errors import DataError
+from dtbench.locks import lock
 
 
 class TrajectoryStore:
@@ -66,27 +59,18 @@ class TrajectoryStore:
 
     @classmethod
     def open(cls, path: str | Path) -> TrajectoryStore:
-        """Open a store; sizes are checked against the metadata, content only by `verify`.
+        """Open a store and check everything that is cheap: sizes, sample checksums, types, shapes and offsets.
+
+        Files of up to 64 MiB are checked whole; `verify` checks all content of every store.
 
         Raises:
-            DataError: no store, a missing or truncated file, or totals that differ from the metadata.
+            DataError: it is not a store; or a file is missing, cut, damaged or does not belong to the others.
         """
         path = Path(path)
-        try:
-            metadata = json.loads((path / "metadata.json").read_text())
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{path} is not a trajectory store: it has no metadata.json; build or import it."
-            ) from error
-        except (ValueError, OSError) as error:
-            raise DataError(f"{path / 'metadata.json'} cannot be read ({error}); build the dataset again.") from error
-        if metadata.get("format_version") != FORMAT_VERSION:
-            raise DataError(
-                f"{path} has store format {metadata.get('format_version')!r}, this dtbench reads {FORMAT_VERSION}; "
-                "build the dataset again."
-            )
-        arrays = {name: _map_file(path / f"{name}.npy") for name in FIELDS}
-        _check_totals(path, metadata, arrays)
+        metadata = read_metadata(path)
+        check_summaries(path, metadata)
+        arrays = {name: map_file(array_file(path, name)) for name in FIELDS}
+        check_arrays(path, metadata, arrays)
         return cls(path, metadata, arrays)
 
     @property
@@ -138,13 +122,11 @@ class TrajectoryStore:
             DataError: naming the file that differs.
         """
         for name in FIELDS:
-            if _digest(name, getattr(self, name)) != self.metadata["digests"][name]:
+            if digest(name, getattr(self, name)) != self.metadata["digests"][name]:
                 raise DataError(
-                    f"{self.path / f'{name}.npy'} is not what was built (its content differs from its digest); "
+                    f"{array_file(self.path, name)} is not what was built (its content differs from its digest); "
                     "delete the folder and build the dataset again."
                 )
-        if _fingerprint(self.metadata["digests"]) != self.fingerprint:
-            raise DataError(f"{self.path / 'metadata.json'}: the fingerprint does not belong to the digests.")
 
 
 def build_store(
@@ -165,8 +147,8 @@ def build_store(
 ) -> TrajectoryStore:
     """Write episodes, one by one or in blocks, as a store: checked, streamed to disk, and visible only when whole.
 
-    The folder is written beside its final place under a lock and renamed. A second process that builds the same store
-    waits and then uses what the first one built. An interruption leaves nothing behind.
+    The folder is written beside its final place under a lock and then renamed. A second process that builds the same
+    store waits and then opens what the first one built. An interruption leaves nothing behind.
 
     Args:
         env_id, env_kwargs: the environment that the data are of, and what its constructor takes.
@@ -177,16 +159,17 @@ def build_store(
         expected: totals that the source's own metadata claims, `{"episodes": …, "steps": …}`.
 
     Raises:
-        DataError: an episode that cannot be trusted; nothing is left on disk.
+        DataError: an episode that cannot be trusted, or no room on the disk; nothing is left behind.
     """
     path = Path(path)
-    with _told_of_failures(path):
+    space = ActionSpace(action_low, action_high, action_count)
+    with naming_the_folder(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with lock(path):
         if path.is_dir() and not overwrite:
             return TrajectoryStore.open(path)
-        checker = EpisodeChecker(dataset_id, ActionSpace(action_low, action_high, action_count))
-        with _told_of_failures(path), _Folder(path) as folder, _Writer(folder) as writer:
+        checker = EpisodeChecker(dataset_id, space)
+        with naming_the_folder(path), new_folder(path) as folder, StoreWriter(folder) as writer:
             for episode in episodes:
                 writer.append(checker.check(episode))
             digests = writer.finish(dataset_id)
@@ -200,158 +183,12 @@ def build_store(
                 "env_kwargs": dict(env_kwargs or {}),
                 "reference": None if reference is None else dict(reference),
                 "totals": totals,
-                "action_space": checker.space.to_dict(),
+                "action_space": space.to_dict(),
                 "recipe": dict(recipe or {}),
+                "files": summarize(folder),
                 "digests": digests,
-                "fingerprint": _fingerprint(digests),
+                "fingerprint": fingerprint(digests),
                 "dtbench_version": __version__,
             }
-            (folder / "metadata.json").write_text(json.dumps(metadata, indent=2, allow_nan=False) + "\n")
-    return TrajectoryStore.open(path)
-
-
-@contextmanager
-def _told_of_failures(path: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(
-            f"{path} cannot be written ({reason}); make room, or set DTBENCH_HOME to another folder."
-        ) from error
-
-
-class _Folder:
-    """A temporary folder beside `path` that takes its place on success and vanishes otherwise."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Path:
-        for left_over in self.path.parent.glob(
-            f".{self.path.name}.building-*"
-        ):  # of a killed process: we hold the lock
-            shutil.rmtree(left_over, ignore_errors=True)
-        self.folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.building-", dir=self.path.parent))
-        return self.folder
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            return
-        self.folder.chmod(0o755)
-        if self.path.is_dir():
-            shutil.rmtree(self.path)
-        self.folder.replace(self.path)
-
-
-class _Writer:
-    """Appends episodes to .npy files whose headers are completed at the end."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files: dict[str, _GrowingArray] = {}
-        self.lengths: list[NDArray[np.int64]] = []
-        self.episodes = self.steps = 0
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self.files.values():
-            file.close()
-
-    def append(self, block: Block) -> None:
-        self.lengths.append(block.lengths)
-        self.episodes += len(block.lengths)
-        self.steps += len(block.rewards)
-        for name in FIELDS[:-1]:
-            self._write(name, getattr(block, name))
-
-    def _write(self, name: str, values: NDArray[Any]) -> None:
-        if name not in self.files:
-            self.files[name] = _GrowingArray(self.folder / f"{name}.npy", values)
-        self.files[name].append(values)
-
-    def finish(self, dataset_id: str) -> dict[str, str]:
-        """Complete the files and return the digest of each."""
-        if not self.episodes:
-            raise DataError(f"{dataset_id} has no episodes; there is nothing to learn from.")
-        offsets = np.concatenate(([0], np.cumsum(np.concatenate(self.lengths))))
-        self._write("episode_offsets", offsets.astype(np.int64))
-        for file in self.files.values():
-            file.close()
-        with ThreadPoolExecutor(2) as pool:  # hashing lets other threads run
-            found = pool.map(lambda name: _digest(name, _map_file(self.folder / f"{name}.npy")), FIELDS)
-            return dict(zip(FIELDS, found, strict=True))
-
-
-class _GrowingArray:
-    """A .npy file that grows along its first axis; numpy reserves room in the header for the final length."""
-
-    def __init__(self, path: Path, like: NDArray[Any]) -> None:
-        self.dtype, self.tail, self.length = like.dtype, like.shape[1:], 0
-        self.file: IO[bytes] = path.open("wb")
-        self._write_header()
-        self.start = self.file.tell()
-
-    def append(self, values: NDArray[Any]) -> None:
-        self.file.write(np.ascontiguousarray(values, dtype=self.dtype).data)
-        self.length += len(values)
-
-    def close(self) -> None:
-        if self.file.closed:
-            return
-        self.file.seek(0)
-        self._write_header()
-        if self.file.tell() != self.start:
-            raise DataError(f"{self.file.name}: the header did not fit; this is a defect of dtbench, please report it.")
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-
-    def _write_header(self) -> None:
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self.dtype),
-            "fortran_order": False,
-            "shape": (self.length, *self.tail),
-        }
-        np.lib.format.write_array_header_1_0(self.file, header)
-
-
-def _map_file(path: Path) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; delete the folder and build the dataset again.") from error
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path} is truncated or damaged ({error}); delete the folder and build it again.") from error
-    return array
-
-
-def _check_totals(path: Path, metadata: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    episodes, steps = metadata["totals"]["episodes"], metadata["totals"]["steps"]
-    expected = dict.fromkeys(FIELDS, steps) | {"final_observations": episodes, "episode_offsets": episodes + 1}
-    for name, length in expected.items():
-        if len(arrays[name]) != length:
-            raise DataError(
-                f"{path / f'{name}.npy'} holds {len(arrays[name])} rows, the metadata says {length}; "
-                "delete the folder and build the dataset again."
-            )
-    if arrays["episode_offsets"][-1] != steps:
-        raise DataError(f"{path / 'episode_offsets.npy'} does not end at step {steps}; build the dataset again.")
-
-
-def _digest(name: str, array: NDArray[Any]) -> str:
-    digest = hashlib.sha256(f"{name} {array.dtype.str} {array.shape}".encode())
-    rows = max(1, _CHUNK_BYTES // max(1, array.nbytes // max(1, len(array))))
-    for start in range(0, len(array), rows):
-        digest.update(np.ascontiguousarray(array[start : start + rows]).data)
-    return digest.hexdigest()
-
-
-def _fingerprint(digests: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps({name: digests[name] for name in FIELDS}).encode()).hexdigest()
+            write_metadata(folder, metadata)
+        return TrajectoryStore.open(path)

@@ -17,13 +17,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from filelock import FileLock
 
 from dtbench.console import Progress, err
 from dtbench.data.episodes import Episode
 from dtbench.data.store import TrajectoryStore, build_store
 from dtbench.environments.make import canonical_id, flatten, import_robotics, policy_space
 from dtbench.errors import ConfigError, DataError, SourceError
+from dtbench.locks import lock
 from dtbench.resources import datasets_home
 
 HOST = "huggingface.co"
@@ -72,7 +72,7 @@ def _fetch(dataset: str) -> None:
 
     folder = minari_folder(dataset)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with lock(folder):
         if (folder / "data").is_dir():
             return
         try:

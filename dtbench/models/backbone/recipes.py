@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tokenizers import Tokenizer
@@ -17,6 +16,7 @@ from tokenizers import Tokenizer
 from dtbench.console import err
 from dtbench.determinism import one_thread
 from dtbench.errors import ConfigError
+from dtbench.locks import lock
 from dtbench.models.backbone.markov_chain import entropy_perplexity, markov_batches, transition_matrix
 from dtbench.models.backbone.pretrain import (
     PretrainSettings,
@@ -107,7 +107,7 @@ def synthetic_folder(name: str) -> Path:
     label = f"synthetic-{options.states}-{options.temperature:g}-{options.steps}-{options.seed}"
     folder = home() / "backbones" / label
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    with lock(folder):
         if not folder.is_dir():
             err.print(f"backbone {label}: pretraining on a Markov chain, {options.steps:,} steps", markup=False)
             make_synthetic_backbone(options, folder)

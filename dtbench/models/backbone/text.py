@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dtbench.errors import ConfigError, DataError, SourceError
+from dtbench.locks import lock
 from dtbench.models.backbone.hub import from_hub
 from dtbench.resources import home
 
@@ -95,7 +95,7 @@ class TextTokens:
         content = hashlib.sha256(text.encode() + tokenizer.to_str().encode()).hexdigest()[:16]
         file = home() / "text" / f"{content}.npy"
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file.with_suffix(".lock")):
+        with lock(file):
             if not file.is_file():
                 part = file.with_suffix(".part.npy")
                 np.save(part, encode(tokenizer, text))
