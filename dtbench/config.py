@@ -90,7 +90,7 @@ class OptimizerConfig:
     gradient_clip: float = 0.25
 
     def __post_init__(self) -> None:
-        self.betas = tuple(self.betas)  # YAML has lists only
+        self.betas = cast(tuple[float, float], tuple(self.betas))  # YAML has lists only
         require_finite("optimizer", self)
         require_positive("optimizer", self, "learning_rate", "eps")
         require_not_negative("optimizer", self, "weight_decay", "warmup_steps", "gradient_clip")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dtbench.registry import MODELS
+
 PACKAGE = Path(__file__).parents[1] / "dtbench"
 #: From the ground up: a room imports from rooms before it, and from rooms beside it on its own floor only as listed.
 FLOORS = (
@@ -60,6 +62,13 @@ def room(module: str) -> str:
 def floor(name: str) -> int:
     (index,) = (index for index, names in enumerate(FLOORS) if name in names)
     return index
+
+
+def test_the_listing_of_models_is_the_list_of_models():
+    """Beside the base and what all share, there is one file per model."""
+    files = {entry.target.partition(":")[0].rpartition(".")[2] for entry in MODELS.values()}
+    found = {entry.name.removesuffix(".py") for entry in (PACKAGE / "models").iterdir() if entry.name[0] != "_"}
+    assert found == files | {"base", "checkpoint", "parts", "backbone"}
 
 
 def test_every_room_stands_on_a_floor():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -45,6 +45,8 @@ class OfflineModule(lightning.LightningModule):
         self.options = config.model
         self.optimizer_config = config.optimizer
         self.context_length = config.training.context_length
+        #: Where the initial weights come from; stored in every result and shown in the leaderboard.
+        self.initial_weights = "random"
         self.seed, self.step = seed, 0
         self.recent_losses: Tensor  # in the checkpoint, so that a resumed run ends with the same figure
         self.register_buffer("recent_losses", torch.full((_RECENT,), torch.nan))
@@ -89,11 +91,6 @@ class OfflineModule(lightning.LightningModule):
         return False
 
     @property
-    def initial_weights(self) -> str:
-        """Say where the initial weights come from; stands in every result and in the table."""
-        return "random"
-
-    @property
     def final_loss(self) -> float:
         """Mean loss of the last (at most) 100 steps; NaN before the first."""
         return float(self.recent_losses.nanmean())
@@ -127,6 +124,10 @@ class OfflineModule(lightning.LightningModule):
         entropy = np.random.SeedSequence((self.seed, step, self.global_rank))
         torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
+    def frozen_parameters(self, step: int) -> Iterable[nn.Parameter]:
+        """Return the parameters that the (0-based) step leaves unchanged; none for most methods."""
+        return ()
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return AdamW's groups; by default one, with weight decay on all parameters as in DT's code."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
@@ -152,8 +153,11 @@ class OfflineModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
+        """Clip the norm of all gradients together, then drop those of the step's frozen parameters."""
         if self.optimizer_config.gradient_clip > 0:
             nn.utils.clip_grad_norm_(self.parameters(), self.optimizer_config.gradient_clip)
+        for parameter in self.frozen_parameters(self.step):
+            parameter.grad = None
 
 
 @dataclass

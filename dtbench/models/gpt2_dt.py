@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from dtbench.config import RunConfig, require_not_negative, require_one_of, require_positive
 from dtbench.errors import ConfigError
-from dtbench.models.base import Window
-from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy
-from dtbench.models.parts.heads import SharedHead
+from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
+from dtbench.models.base import SequencePolicy, Window
+from dtbench.models.parts.heads import ActionHead, SharedHead
+from dtbench.models.parts.mixers import Attention
+from dtbench.models.parts.tokens import TrajectoryEmbedding
 
 _ROUNDS = 20
 
 
 @dataclass
-class Gpt2DtConfig(Gpt2Config):
+class Gpt2DtConfig(BackboneConfig):
     """Fully fine-tuned GPT-2.
 
     Attributes:
@@ -47,36 +49,62 @@ class Gpt2DtConfig(Gpt2Config):
             raise ConfigError("model.shared_projections needs model.embedding=linear and model.head=linear.")
 
 
-class Gpt2Dt(Gpt2Policy):
+class Gpt2Dt(SequencePolicy):
     """GPT-2, all of it fine-tuned on trajectories, with the paper's alignment of trajectories and words."""
 
     Config = Gpt2DtConfig
+    options: Gpt2DtConfig
     centres: Tensor | None
 
     def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
-        options, tables = self.options, self.backbone.language
+        options = self.options
+        backbone = options.load()
+        tables, width = backbone.language, backbone.config.width
+        self.initial_weights = backbone.description
+        self.embedding = TrajectoryEmbedding(
+            dims["observation_dim"],
+            dims["action_dim"],
+            width,
+            dims["max_timesteps"],
+            norm_before_time=True,
+            kind=options.embedding,
+        )
         if options.extended_positions:
             if tables is None:
                 raise ConfigError(
-                    f"model.extended_positions needs a language model; backbone {self.initial_weights} is none."
+                    f"model.extended_positions needs a language model, and backbone {backbone.description} is none."
                 )
             with torch.no_grad():
                 self.embedding.embed_timestep.weight.copy_(extend_positions(tables.positions, dims["max_timesteps"]))
+        self.trunk = backbone.build(lambda trunk, layer: Attention(trunk))
+        reinit_heads(self.trunk, options.reinit_heads)
         if options.shared_projections:
-            self.head = SharedHead(self.embedding.embed_action, options.tanh)
-        aligned = options.alignment != "none" and options.alignment_weight > 0 and tables is not None
+            self.head: nn.Module = SharedHead(self.embedding.embed_action, options.tanh)
+        else:
+            self.head = ActionHead(width, dims["action_dim"], options.tanh, options.head)
+        self.language = build_language_loss(options, backbone, learns=True)
+        aligned = options.alignment != "none" and options.alignment_weight > 0
         centres = word_centres(tables.words, options.alignment_centres) if aligned and tables is not None else None
         self.register_buffer("centres", centres)
 
+    @classmethod
+    def prepare(cls, options: Gpt2DtConfig) -> None:
+        prepare_backbone(options)
+
     def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
         loss, metrics = super().loss(batch)
+        if self.language is not None:
+            language = self.language(self.trunk, self.seed, self.step, self.global_rank)
+            loss = loss + self.options.language_weight * language
+            metrics["language_loss"] = language.detach()
         weight = self.options.alignment_weight * alignment_schedule(self.step)
-        if self.centres is None or weight == 0:
-            return loss, metrics
-        embedded = self.embedding.norm(self.embedding.content(batch))[batch["padding_mask"]]
-        aligned = ALIGNMENTS[self.options.alignment](embedded, self.centres)
-        return loss + weight * aligned, {**metrics, "alignment_loss": aligned.detach()}
+        if self.centres is not None and weight > 0:
+            embedded = self.embedding.norm(self.embedding.content(batch))[batch["padding_mask"]]
+            aligned = ALIGNMENTS[self.options.alignment](embedded, self.centres)
+            loss = loss + weight * aligned
+            metrics["alignment_loss"] = aligned.detach()
+        return loss, metrics
 
 
 def extend_positions(positions: Tensor, count: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +11,15 @@ from torch import Tensor, nn
 
 from dtbench.config import RunConfig, require, require_one_of
 from dtbench.errors import ConfigError
-from dtbench.models.base import Window
-from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy
+from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
+from dtbench.models.base import SequencePolicy, Window
+from dtbench.models.parts.heads import ActionHead
 from dtbench.models.parts.mixers import Attention, HeadGatedAttention
-from dtbench.models.parts.trunk import Trunk, TrunkConfig
+from dtbench.models.parts.tokens import TrajectoryEmbedding
 
 
 @dataclass
-class Gpt2DtmaConfig(Gpt2Config):
+class Gpt2DtmaConfig(BackboneConfig):
     """Every `gate_every`-th step updates the gate alone, the steps between everything else; 0 trains all at once.
 
     `gate_data`: `same` as the other steps' (the paper's D4RL code), or `held_out`: the gate's steps draw from
@@ -41,45 +43,70 @@ class Gpt2DtmaConfig(Gpt2Config):
             raise ConfigError("model.gate_data=held_out needs model.gate_every > 0.")
 
 
-class Gpt2Dtma(Gpt2Policy):
+class Gpt2Dtma(SequencePolicy):
     """GPT-2, fully fine-tuned, with a linear gate per head in layer 0 and alternating updates of gate and rest."""
 
     Config = Gpt2DtmaConfig
+    options: Gpt2DtmaConfig
 
     def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
-        if not isinstance(self.trunk, Trunk):
-            raise ConfigError(f"GPT2-DTMA gates the heads of a GPT-2; backbone {self.initial_weights} is not one.")
+        options = self.options
+        backbone = options.load()
+        if backbone.model_type != "gpt2":
+            raise ConfigError(f"GPT2-DTMA gates the heads of a GPT-2, and backbone {backbone.description} is none.")
+        width = backbone.config.width
+        self.initial_weights = backbone.description
+        self.embedding = TrajectoryEmbedding(
+            dims["observation_dim"],
+            dims["action_dim"],
+            width,
+            dims["max_timesteps"],
+            norm_before_time=True,
+            kind=options.embedding,
+        )
+        self.trunk = backbone.build(lambda trunk, layer: HeadGatedAttention(trunk) if layer == 0 else Attention(trunk))
+        reinit_heads(self.trunk, options.reinit_heads)
+        self.head = ActionHead(width, dims["action_dim"], options.tanh, options.head)
+        self.language = build_language_loss(options, backbone, learns=True)
 
-    def make_mixer(self, config: TrunkConfig, layer: int) -> nn.Module:
-        return HeadGatedAttention(config) if layer == 0 else Attention(config)
-
-    @property
-    def gated(self) -> HeadGatedAttention:
-        """The attention of layer 0."""
-        mixer = self.trunk.blocks[0].mixer
-        assert isinstance(mixer, HeadGatedAttention)
-        return mixer
+    @classmethod
+    def prepare(cls, options: Gpt2DtmaConfig) -> None:
+        prepare_backbone(options)
 
     @property
     def gate(self) -> nn.Linear:
         """The head gate of layer 0."""
-        return self.gated.gate
+        mixer = self.trunk.blocks[0].mixer
+        assert isinstance(mixer, HeadGatedAttention)
+        return mixer.gate
 
     def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, metrics = super().loss(batch)
-        gates, real = self.gated.last_gates, batch["padding_mask"]
-        if gates is None or self.language is not None:  # the last forward pass was over text
-            return loss, metrics
-        real = real.repeat_interleave(gates.shape[-1] // real.shape[1], dim=1)
-        means = gates.movedim(1, -1)[real].abs().mean(dim=0)
-        return loss, metrics | {f"gate_{head}": value for head, value in enumerate(means)}
+        with _outputs(self.gate) as outputs:
+            loss, metrics = super().loss(batch)
+        metrics |= {f"gate_{head}": value for head, value in enumerate(_gate_sizes(outputs[0], batch["padding_mask"]))}
+        if self.language is not None:
+            language = self.language(self.trunk, self.seed, self.step, self.global_rank)
+            loss = loss + self.options.language_weight * language
+            metrics["language_loss"] = language.detach()
+        return loss, metrics
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        gate = list(self.gate.parameters())
-        gate_ids = {id(parameter) for parameter in gate}
-        rest = [p for p in self.parameters() if id(p) not in gate_ids and p.requires_grad]
-        return [{"params": gate}, {"params": rest}]
+        return [{"params": list(self.gate.parameters())}, {"params": self._parameters_beside_the_gate()}]
+
+    def frozen_parameters(self, step: int) -> list[nn.Parameter]:
+        """Return everything but the gate in a gate step, and the gate in the others.
+
+        AdamW leaves a parameter without gradient alone: no step, no decay, no moment update. That equals the
+        reference's two optimisers, with one warm-up for both (the reference's backbone has none).
+        """
+        if not self.options.gate_every:
+            return []
+        return self._parameters_beside_the_gate() if self.is_gate_step(step) else list(self.gate.parameters())
+
+    def _parameters_beside_the_gate(self) -> list[nn.Parameter]:
+        gate = {id(parameter) for parameter in self.gate.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in gate and parameter.requires_grad]
 
     def is_gate_step(self, step: int) -> bool:
         """Say whether the (0-based) step updates the gate alone: every `gate_every`-th does."""
@@ -93,17 +120,19 @@ class Gpt2Dtma(Gpt2Policy):
     def is_held_out_step(self, step: int) -> bool:
         return self.held_out_share > 0 and self.is_gate_step(step)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        # Clipping takes all parameters together, as in the reference; then those whose turn it is not lose their
-        # gradient, and AdamW leaves them alone: no step, no decay, no moment update. That equals the reference's two
-        # optimisers, with one warm-up for both (the reference's backbone has none).
-        super().configure_gradient_clipping(optimizer)
-        if self.options.gate_every:
-            gate, rest = (group["params"] for group in optimizer.param_groups)
-            for parameter in rest if self.is_gate_step(self.step) else gate:
-                parameter.grad = None
+
+@contextmanager
+def _outputs(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Yield a list that gets the module's output, detached, whenever it is called inside the block."""
+    outputs: list[Tensor] = []
+    hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.detach()))
+    try:
+        yield outputs
+    finally:
+        hook.remove()
+
+
+def _gate_sizes(gates: Tensor, padding_mask: Tensor) -> Tensor:
+    """Average |gate| over the real tokens: (B, T, heads) for T tokens of K steps, and (B, K) bool → (heads,)."""
+    real = padding_mask.repeat_interleave(gates.shape[1] // padding_mask.shape[1], dim=1)
+    return gates[real].abs().mean(dim=0)

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from dtbench.config import RunConfig, require, require_one_of, require_positive
 from dtbench.errors import ConfigError
-from dtbench.models.gpt2 import Gpt2Config, Gpt2Policy
+from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
+from dtbench.models.base import SequencePolicy, Window
+from dtbench.models.parts.heads import ActionHead
+from dtbench.models.parts.mixers import Attention
+from dtbench.models.parts.tokens import TrajectoryEmbedding
 
 #: Names of the maps of queries, keys and values: ours, and those of the models of `transformers`.
 LORA_TARGETS = ("query", "key", "value", "q_proj", "k_proj", "v_proj", "query_key_value", "c_attn")
 
 
 @dataclass
-class LamoConfig(Gpt2Config):
+class LamoConfig(BackboneConfig):
     """MLP embeddings and head, and a frozen GPT-2 with LoRA.
 
     Attributes:
@@ -40,19 +44,46 @@ class LamoConfig(Gpt2Config):
         require(0 <= self.lora_dropout < 1, "model.lora_dropout", "must lie in [0, 1)", self.lora_dropout)
 
 
-class Lamo(Gpt2Policy):
+class Lamo(SequencePolicy):
     """A language model kept as it is, but for low-rank updates of its attention, between MLPs that learn."""
 
     Config = LamoConfig
-    language_learns = False
+    options: LamoConfig
 
     def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
         options = self.options
+        backbone = options.load()
+        width = backbone.config.width
+        self.initial_weights = backbone.description
+        self.embedding = TrajectoryEmbedding(
+            dims["observation_dim"],
+            dims["action_dim"],
+            width,
+            dims["max_timesteps"],
+            norm_before_time=True,
+            kind=options.embedding,
+        )
+        self.trunk = backbone.build(lambda trunk, layer: Attention(trunk))
+        reinit_heads(self.trunk, options.reinit_heads)
+        self.head = ActionHead(width, dims["action_dim"], options.tanh, options.head)
+        self.language = build_language_loss(options, backbone, learns=False)
         if options.trained != "full":
             self.trunk.requires_grad_(False)
         if options.trained == "lora":
             add_lora(self.trunk, options.lora_rank, options.lora_alpha, options.lora_dropout)
+
+    @classmethod
+    def prepare(cls, options: LamoConfig) -> None:
+        prepare_backbone(options)
+
+    def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = super().loss(batch)
+        if self.language is not None:
+            language = self.language(self.trunk, self.seed, self.step, self.global_rank)
+            loss = loss + self.options.language_weight * language
+            metrics["language_loss"] = language.detach()
+        return loss, metrics
 
 
 def add_lora(trunk: nn.Module, rank: int, alpha: int, dropout: float) -> None:

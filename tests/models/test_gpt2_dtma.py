@@ -56,6 +56,25 @@ def test_gate_step_moves_nothing_else(tmp_path):
     assert changed == {"trunk.blocks.0.mixer.gate.weight", "trunk.blocks.0.mixer.gate.bias"}
 
 
+def test_the_base_asks_which_parameters_a_step_freezes():
+    """Gradients are clipped together, as in the reference, and only then dropped."""
+    module = build(gate_every=5)
+    optimizer = module.configure_optimizers()["optimizer"]
+    gate = {id(parameter) for parameter in module.gate.parameters()}
+    for step in (3, 4):
+        module.step = step
+        for parameter in module.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        module.configure_gradient_clipping(optimizer)
+        trained = {id(parameter) for parameter in module.parameters() if parameter.grad is not None}
+        assert trained == (gate if step == 4 else {id(parameter) for parameter in module.parameters()} - gate)
+        count = sum(parameter.numel() for parameter in module.parameters())
+        clipped = module.optimizer_config.gradient_clip / count**0.5  # the norm of all gradients together
+        assert all(torch.allclose(p.grad, torch.tensor(clipped)) for p in module.parameters() if p.grad is not None)
+    module.options.gate_every = 0
+    assert list(module.frozen_parameters(4)) == []
+
+
 def test_both_groups_warm_up():
     module = build()
     configured = module.configure_optimizers()
@@ -77,6 +96,17 @@ def test_gates_are_logged_per_head():
         module.gate.bias.copy_(torch.tensor([0.5, -2.0]))
     _, metrics = module.loss(windows(module))
     assert (metrics["gate_0"].item(), metrics["gate_1"].item()) == pytest.approx((0.5, 2.0))
+
+
+def test_gate_averages_are_over_real_tokens_only():
+    module = build(layers=2).eval()
+    batch = windows(module)
+    real = batch["padding_mask"].repeat_interleave(3, dim=1)
+    tokens, _ = module.embedding(batch)
+    first = module.trunk.blocks[0]
+    expected = first.mixer.gate(first.mixer_norm(tokens))[real].abs().mean(dim=0)
+    _, metrics = module.loss(batch)
+    assert [metrics["gate_0"].item(), metrics["gate_1"].item()] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 def test_held_out_gate_trains_on_other_trajectories(tmp_path):

@@ -101,7 +101,7 @@ def test_language_loss_is_gpt2s_own(gpt2):
     trunk = backbone.build().eval()
     ids = torch.randint(0, backbone.language.words.shape[0], (2, 16), generator=torch.Generator().manual_seed(0))
     expected = model(input_ids=ids, labels=ids).loss
-    loss = LanguageLoss(backbone.language, learns=False)(trunk, ids)
+    loss = LanguageLoss(backbone.language, lambda seed, step, rank: ids, learns=False)(trunk, seed=0, step=0, rank=0)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)  # fp32, the bound of the trunk's own test
 
 
@@ -129,12 +129,11 @@ def test_no_language_pass_at_weight_zero(gpt2, monkeypatch, tmp_path):
 
 def test_text_batches_are_a_function_of_the_step(gpt2):
     folder, _, text = gpt2
-    modules = [build(backbone=folder, language_weight=1, text=text) for _ in range(2)]
-    modules[0].step = modules[1].step = 7
-    assert torch.equal(modules[0]._text_batch(), modules[1]._text_batch())
-    assert modules[0]._text_batch().shape == (2, 16)  # no longer than the backbone's positions
-    modules[1].step = 8
-    assert not torch.equal(modules[0]._text_batch(), modules[1]._text_batch())
+    first, second = (build(backbone=folder, language_weight=1, text=text).language.draw for _ in range(2))
+    assert torch.equal(first(0, 7, 0), second(0, 7, 0))
+    assert first(0, 7, 0).shape == (2, 16)  # no longer than the backbone's positions
+    for other in ((0, 8, 0), (1, 7, 0), (0, 7, 1)):
+        assert not torch.equal(first(0, 7, 0), first(*other))
 
 
 def test_language_loss_without_text_or_language_is_refused(gpt2, monkeypatch, tmp_path):
@@ -172,4 +171,4 @@ def test_wikitext_is_written_from_the_hubs_files(gpt2, monkeypatch, tmp_path):
     files.clear()
     assert wikitext_103() == path  # fetched once
     module = build(backbone=gpt2[0], language_weight=0.1)
-    assert module._text_batch().shape == (2, 16)
+    assert module.language.draw(0, 0, 0).shape == (2, 16)

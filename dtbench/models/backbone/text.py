@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -18,6 +20,8 @@ from dtbench.models.backbone.hub import from_hub
 from dtbench.resources import home
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dtbench.models.backbone.load import Backbone
 
 END_OF_TEXT = "<|endoftext|>"
@@ -109,6 +113,18 @@ class TextTokens:
         random = np.random.default_rng((seed, step, rank, 1))
         starts = random.integers(0, len(self.ids) - self.context, size)
         return self.ids[starts[:, None] + np.arange(self.context)].astype(np.int64)
+
+
+class TextBatches:
+    """Batches of a text for the language loss. The text is opened with the first batch, by each process for itself."""
+
+    def __init__(self, text: str, backbone: Backbone, batch_size: int, context: int) -> None:
+        self.batch_size = batch_size
+        self._open: Callable[[], TextTokens] = functools.cache(lambda: open_text(text, backbone, context))
+
+    def __call__(self, seed: int, step: int, rank: int) -> Tensor:
+        """Draw the text of a step: (batch_size, context) int64."""
+        return torch.from_numpy(self._open().batch(self.batch_size, seed=seed, step=step, rank=rank))
 
 
 WIKITEXT = "wikitext-103"

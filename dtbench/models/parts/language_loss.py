@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dtbench.models.parts.trunk import Trunk
+#: Draws token ids (B, T) int64 for (seed, step, rank).
+DrawText = Callable[[int, int, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -22,15 +24,22 @@ class LanguageLoss(nn.Module):
     """Next-token cross-entropy of text through the policy's trunk, between the language model's own tables.
 
     Args:
+        tables: word and position table.
+        draw: draws the text of a step.
         learns: whether the tables are trained (GPT-2-DT) or kept (LaMo).
     """
 
-    def __init__(self, tables: LanguageTables, learns: bool) -> None:
+    def __init__(self, tables: LanguageTables, draw: DrawText, *, learns: bool) -> None:
         super().__init__()
         self.words = nn.Parameter(tables.words.clone(), requires_grad=learns)
         self.positions = nn.Parameter(tables.positions.clone(), requires_grad=learns)
+        self.draw = draw
 
-    def forward(self, trunk: Trunk, ids: Tensor) -> Tensor:
+    def forward(self, trunk: nn.Module, seed: int, step: int, rank: int) -> Tensor:
+        """Return the loss of the step's text."""
+        return self.cross_entropy(trunk, self.draw(seed, step, rank).to(self.words.device))
+
+    def cross_entropy(self, trunk: nn.Module, ids: Tensor) -> Tensor:
         """(B, T) int64 token ids → mean cross-entropy of tokens 1 … T − 1, in nats."""
         tokens = self.words[ids] + self.positions[: ids.shape[1]]
         hidden = trunk(tokens, torch.ones_like(ids, dtype=torch.bool))

@@ -58,12 +58,9 @@ class HeadGatedAttention(Attention):
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__(config)
         self.gate = nn.Linear(config.width, config.heads)  # `Trunk` initialises it like every other linear map
-        self.last_gates: Tensor | None = None  # (B, heads, T') of the last forward pass, to be looked at
 
     def weigh_heads(self, heads: Tensor, asking: Tensor) -> Tensor:
-        gates = self.gate_values(asking)
-        self.last_gates = gates.detach()
-        return gates[..., None] * heads
+        return self.gate_values(asking)[..., None] * heads
 
     def gate_values(self, asking: Tensor) -> Tensor:
         """Return α: (B, T', width) → (B, heads, T')."""
