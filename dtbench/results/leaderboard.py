@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
@@ -279,26 +280,26 @@ def _markdown(rows: list[list[str]], headers: list[str]) -> str:
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def console_table(results: Sequence[Result]) -> Group:
+def console_table(results: Sequence[Result], selection: Selection = EVERYTHING) -> Group:
     """Return the scores for the terminal, a table per section: tasks as rows, models as columns."""
-    return Group(*(_console_section(section) for section in sections(results)))
+    return Group(*(_console_section(section) for section in sections(results, selection)))
 
 
 def _console_section(section: Section) -> Table | Text:
     if not section.models:
         return Text(f"{section.title}: no run has finished")
-    table = Table(title=section.title, caption="normalised score × 100, last checkpoint, mean ± std over seeds")
+    table = Table(title=escape(section.title), caption="normalised score × 100, last checkpoint, mean ± std over seeds")
     table.add_column("task")
     for model in section.models:
-        table.add_column(model, justify="right")
+        table.add_column(escape(model), justify="right")
     for task in section.tasks:
         if any((model, task) in section.cells for model in section.models):
-            table.add_row(task, *(cell(section, model, task) for model in section.models))
+            table.add_row(escape(task), *(cell(section, model, task) for model in section.models))
     table.add_section()
     iqm = []
     for model in section.models:
         matrix = section.matrix(model)
         iqm.append(section.shortfall(model) if matrix is None else _estimate(stats.aggregate(matrix)["iqm"]))
-    table.add_row("IQM [95 % interval]", *iqm)
-    table.add_row("initial weights", *(section.weights(model) for model in section.models))
+    table.add_row(escape("IQM [95 % interval]"), *map(escape, iqm))
+    table.add_row("initial weights", *(escape(section.weights(model)) for model in section.models))
     return table

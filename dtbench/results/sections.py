@@ -81,20 +81,28 @@ def either(values: Sequence[Any]) -> str:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which results to show: of one suite, of some tasks (aggregated over them; a title says so), of one preset."""
+    """Which results to show: of one suite, of some tasks (aggregated over them; a title says so), of one preset.
+
+    A name without results is an error, unless `must_exist` is False: then it is an empty column.
+    """
 
     suite: str | None = None
     tasks: Sequence[str] = ()
     preset: str | None = None
+    must_exist: bool = True
 
     def of(self, results: Sequence[Result]) -> list[Result]:
-        """Return the results that are meant; raise `UnknownNameError` for a name without results."""
+        """Return the selected results.
+
+        Raises:
+            UnknownNameError: a name without results, where all must have some.
+        """
         wanted = {"suite": [self.suite] if self.suite else [], "task": self.tasks}
         wanted["preset"] = [self.preset] if self.preset else []
         for kind, names in wanted.items():
             known = dict.fromkeys(_name_of(result, kind) for result in results)
             for name in names:
-                if name not in known:
+                if self.must_exist and name not in known:
                     raise UnknownNameError(f"{kind} in these results", name, known)
             results = [result for result in results if not names or _name_of(result, kind) in names]
         return list(results)

@@ -41,4 +41,4 @@ def test_an_environment_of_our_own_is_made_by_its_old_and_its_new_id():
 def test_committed_results_with_old_ids_are_read():
     assert len(OLD) == 44
     for file in OLD:
-        assert read_result(file)["task"]["env_id"].startswith("dtbench/")
+        assert read_result(file).task.env_id.startswith("dtbench/")

@@ -2,57 +2,115 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dtbench.results.files import result_path, write_result
+from dtbench.results.schema import (
+    EpisodeScores,
+    ErrorRecord,
+    EvaluationRecord,
+    ModelRecord,
+    Provenance,
+    Result,
+    Scores,
+    SuiteRecord,
+    TaskRecord,
+    TrainingRecord,
+)
 from dtbench.suites.suites import load_suite
 
-PROVENANCE = {
-    "git": "0" * 40, "packages": {"torch": "2.0"}, "python": "3.11", "platform": "Linux x86_64",
-    "command": "dtbench run", "started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:01:00+00:00",
-}  # fmt: skip
+PROVENANCE = Provenance(
+    git="0" * 40,
+    packages={"torch": "2.0"},
+    python="3.11",
+    platform="Linux x86_64",
+    command="dtbench run",
+    started="2026-01-01T00:00:00+00:00",
+    finished="2026-01-01T00:01:00+00:00",
+)
 
 
-def result(model: str = "dt", task: str = "hopper-medium", seed: int = 0, score: float = 0.5, **changes: Any) -> dict:
-    """Return a result of two episodes whose mean normalised score is `score`."""
+def result(model: str = "dt", task: str = "hopper-medium", seed: int = 0, score: float = 0.5, **parts: Any) -> Result:
+    """Return a result of two episodes whose mean normalised score is `score`.
+
+    Args:
+        parts: fields of `Result` to replace; `task_*` and `model_*` replace fields of those records.
+    """
     chosen = load_suite("d4rl-short").task(task)
     scores = [score - 0.1, score + 0.1]
     reference = chosen.reference
     returns = [reference.random + value * (reference.expert - reference.random) for value in scores]
-    entry = {"returns": returns, "lengths": [10, 20], "normalized": scores}
-    content = {
-        "schema_version": 1,
-        "dtbench_version": "0.1.0",
-        "suite": {"name": "d4rl-short", "version": 1},
-        "task": {
-            "id": task, "source": "local", "dataset_id": f"local/{task}", "fingerprint": "f" * 64,
-            "env_id": chosen.env_id, "score_target": chosen.score_target,
-            "reference": {"table": "d4rl", "random": reference.random, "expert": reference.expert},
-        },
-        "model": {
-            "name": model, "config_hash": "abc", "is_preset_config": True, "config": {}, "weights": "random",
-        },
-        "preset": "quick",
-        "seed": seed,
-        "status": "ok",
-        "scores": {**entry, "per_target": {str(chosen.score_target): entry}},
-        "training": {
-            "steps": 10, "wall_s": 1.0, "steps_per_s": 10.0, "device": "cpu", "precision": "32-true",
-            "world_size": 1, "final_loss": 0.1,
-        },
-        "evaluation": {"episodes": 2, "env_seeds": [1, 2]},
-        "provenance": PROVENANCE,
-    }  # fmt: skip
-    return {**content, **changes}
+    made = Result(
+        dtbench_version="0.1.0",
+        suite=SuiteRecord("d4rl-short", 1),
+        task=TaskRecord(
+            id=task,
+            source="local",
+            dataset_id=f"local/{task}",
+            fingerprint="f" * 64,
+            env_id=chosen.env_id,
+            reference=reference,
+            score_target=chosen.score_target,
+        ),
+        model=ModelRecord(model, "abc", True, {}, initial_weights="random", changes=[]),
+        preset="quick",
+        seed=seed,
+        status="ok",
+        scores=Scores(
+            returns, [10, 20], scores, {str(chosen.score_target): EpisodeScores(returns, [10, 20], scores)}
+        ),
+        training=TrainingRecord(10, 1.0, 10.0, "cpu", "32-true", 1, 0.1),
+        evaluation=EvaluationRecord(2, [1, 2]),
+        provenance=PROVENANCE,
+    )  # fmt: skip
+    for record in ("task", "model"):
+        changed = {
+            key.removeprefix(f"{record}_"): parts.pop(key) for key in list(parts) if key.startswith(f"{record}_")
+        }
+        made = replace(made, **{record: replace(getattr(made, record), **changed)})
+    return replace(made, **parts)
 
 
-def save(root: Path, content: dict) -> Path:
-    task, model = content["task"], content["model"]
-    name = model["name"] if model["is_preset_config"] else f"{model['name']}+{model['config_hash']}"
-    suite = f"{content['suite']['name']}@{content['suite']['version']}"
-    path = result_path(root, suite, task["source"], content["preset"], name, task["id"], content["seed"])
+def changed(*changes: str, config_hash: str = "xyz", **parts: Any) -> Result:
+    """Return a result whose configuration the user changed; without `changes` it was not recorded how."""
+    return result(
+        model_is_preset_config=False,
+        model_config_hash=config_hash,
+        model_changes=list(changes) or None,
+        **parts,
+    )
+
+
+def failed(model: str = "dt", message: str = "loss is\nNaN", **parts: Any) -> Result:
+    """Return a failed run's result."""
+    return unfinished(result(model, status="failed", error=ErrorRecord("ValueError", message), **parts))
+
+
+def unfinished(content: Result) -> Result:
+    return replace(content, scores=None, training=None, evaluation=None)
+
+
+def save(root: Path, content: Result) -> Path:
+    """Write a result to its place under `root`."""
+    path = place(root, content)
     write_result(path, content)
+    return path
+
+
+def place(root: Path, content: Result) -> Path:
+    """Return where a result belongs under `root`."""
+    task = content.task
+    return result_path(root, content.suite.id, task.source, content.preset, content.model.folder, task.id, content.seed)
+
+
+def save_raw(root: Path, content: dict[str, Any], like: Result) -> Path:
+    """Write whatever `content` is to the place of the result `like`."""
+    path = place(root, like)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 

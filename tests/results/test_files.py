@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dtbench.errors import ResultError
+from dtbench.resources import resource
 from dtbench.results import provenance
 from dtbench.results.files import read_or_set_aside, read_result, scan, write_result
-from dtbench.results.schema import new_result
+from dtbench.results.schema import ErrorRecord, Result
 from tests.results import samples
 
 
@@ -23,7 +27,7 @@ def test_round_trip_and_path(tmp_path):
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failed_write_is_an_error_and_leaves_the_old_result(tmp_path, monkeypatch, step):
-    """Footgun 23: a runner that swallows "could not save" loses hours and exits 0."""
+    """A runner that only warns "could not save" loses hours of work and exits with 0."""
     path = samples.save(tmp_path, samples.result())
 
     def full(*_):
@@ -37,24 +41,21 @@ def test_a_failed_write_is_an_error_and_leaves_the_old_result(tmp_path, monkeypa
 
 
 def test_not_a_number_is_never_written(tmp_path):
-    with pytest.raises(ResultError, match="not a number"):
+    with pytest.raises(ResultError, match=r"scores\.returns\[0\] must be a finite number, not 'nan'"):
         samples.save(tmp_path, samples.result(score=float("nan")))
-    bad = samples.result()
-    bad["training"]["final_loss"] = float("inf")
-    with pytest.raises(ResultError, match="could not be written"):
-        samples.save(tmp_path, bad)
     assert not list(tmp_path.rglob("*.json"))
 
 
 @pytest.mark.parametrize(
     ("section", "field"),
-    [("task", "fingerprint"), ("model", "weights"), ("scores", "normalized"), ("evaluation", "env_seeds")],
+    [("task", "fingerprint"), ("model", "initial_weights"), ("scores", "normalized"), ("evaluation", "env_seeds")],
 )
 def test_missing_fields_are_named(tmp_path, section, field):
-    bad = samples.result()
+    bad = samples.result().to_dict()
     del bad[section][field]
-    with pytest.raises(ResultError, match=rf"{section}\.{field} is missing"):
-        samples.save(tmp_path, bad)
+    path = samples.save_raw(tmp_path, bad, samples.result())
+    with pytest.raises(ResultError, match=rf"seed-0\.json: {section}\.{field} is missing"):
+        read_result(path)
 
 
 def test_unreadable_results_are_named_and_set_aside(tmp_path, capsys):
@@ -62,7 +63,7 @@ def test_unreadable_results_are_named_and_set_aside(tmp_path, capsys):
     samples.save(tmp_path, samples.result(seed=1))
     path.write_text('{"half": ')
     results, unreadable = scan(tmp_path)
-    assert [result["seed"] for result in results] == [1]
+    assert [result.seed for result in results] == [1]
     assert len(unreadable) == 1
     assert "seed-0.json" in unreadable[0]
     assert read_or_set_aside(path) is None
@@ -71,15 +72,31 @@ def test_unreadable_results_are_named_and_set_aside(tmp_path, capsys):
     assert "set aside" in capsys.readouterr().err
 
 
+SCORES = {"returns": [1, 2], "lengths": [1, 1], "normalized": [0.1, 0.2]}
 MALFORMED = {
-    "scores.returns of another kind": (("scores", "returns"), 5, "scores must hold returns"),
-    "episodes missing": (("scores", "lengths"), [10], "one entry per episode"),
-    "a target without episodes": (("scores", "per_target"), {"1.0": {}}, r"per_target\[1.0\] must hold"),
-    "targets in a list": (("scores", "per_target"), [1], "must map targets"),
-    "a truth value as a score": (("scores", "normalized"), [True, 0.1], "not a number"),
-    "no data": (("task", "fingerprint"), None, "task.fingerprint must be text"),
-    "no reference": (("task", "reference"), {}, "table, random and expert"),
-    "a seed in words": (("seed",), "one", "seed must be a whole number"),
+    "a number for a list": (("scores", "returns"), 5, "scores.returns must be a list, not 5"),
+    "episodes missing": (("scores", "lengths"), [10], r"lengths must have one entry per episode \(2\), not 1"),
+    "a target without episodes": (("scores", "per_target"), {"1.0": {}}, r"per_target\[1.0\].returns is missing"),
+    "a target in words": (("scores", "per_target"), {"far": SCORES}, r"per_target\[far\] must be named by"),
+    "targets in a list": (("scores", "per_target"), [1], "scores.per_target must be an object"),
+    "a truth value as a score": (("scores", "normalized"), [True, 0.1], r"normalized\[0\] must be a finite number"),
+    "a score that overflows": (("scores", "returns"), [10**400, 0], r"returns\[0\] must be a finite number, not 1000"),
+    "a length of zero": (("scores", "lengths"), [0, 1], r"scores.lengths\[0\] must be at least 1, not 0"),
+    "no data": (("task", "fingerprint"), None, "task.fingerprint is missing although the status is ok"),
+    "no reference": (("task", "reference"), {}, "task.reference.table is missing"),
+    "a scale without width": (("task", "reference", "random"), 3234.3, "random and task.reference.expert must differ"),
+    "a seed in words": (("seed",), "one", "seed must be a whole number, not 'one'"),
+    "a negative seed": (("seed",), -1, "seed must be at least 0, not -1"),
+    "a seed of the environments missing": (("evaluation", "env_seeds"), [1], r"one entry per episode \(2\), not 1"),
+    "a wrong version": (("suite", "version"), 1.0, "suite.version must be a whole number, not 1.0"),
+    "another status": (("status",), "fine", "status must be one of ok, failed, interrupted, not 'fine'"),
+    "an error in words": (("error",), "bad", "error must be an object, not 'bad'"),
+    "a wrong kind in the training": (("training", "steps"), "10", "training.steps must be a whole number, not '10'"),
+    "no Unicode": (("model", "name"), "\ud800", "model.name holds a character that is not valid Unicode"),
+    "no Unicode in the configuration": (("model", "config"), {"model": {"text": ["\ud800"]}}, "not valid Unicode"),
+    "a configuration in a list": (("model", "config"), [], "model.config must be an object"),
+    "a schema in words": (("schema_version",), "2", "schema_version is '2'; this version of dtbench reads 1 and 2"),
+    "another schema": (("schema_version",), 99, "schema_version is 99; this version of dtbench reads 1 and 2"),
 }
 
 
@@ -88,7 +105,7 @@ def test_a_value_of_another_kind_is_named_and_left_out(tmp_path, keys, value, me
     """None of them may reach the tables, where it would be a traceback."""
     path = samples.save(tmp_path, samples.result())
     samples.save(tmp_path, samples.result(seed=1))
-    content = samples.result()
+    content = samples.result().to_dict()
     place = content
     for key in keys[:-1]:
         place = place[key]
@@ -97,7 +114,7 @@ def test_a_value_of_another_kind_is_named_and_left_out(tmp_path, keys, value, me
     with pytest.raises(ResultError, match=message):
         read_result(path)
     results, unreadable = scan(tmp_path)
-    assert [result["seed"] for result in results] == [1]
+    assert [result.seed for result in results] == [1]
     assert len(unreadable) == 1
 
 
@@ -120,13 +137,6 @@ def test_a_copied_file_is_not_one_more_seed(tmp_path):
     ]
 
 
-def test_another_schema_is_refused(tmp_path):
-    path = samples.save(tmp_path, samples.result())
-    path.write_text(json.dumps({**samples.result(), "schema_version": 99}))
-    with pytest.raises(ResultError, match="schema 99"):
-        read_result(path)
-
-
 def test_errors_name_no_folder():
     """A failed run's traceback is published with the results."""
     code = f"{Path(provenance.__file__).parents[1]}/runner.py"
@@ -134,12 +144,15 @@ def test_errors_name_no_folder():
         f'File "{code}", line 3\n  File "/home/me/venv/lib/python3.11/site-packages/torch/nn/linear.py", line 1\n'
         "OSError: no /data/of me/x.npy, ~/gpt2/config.json or local/hopper; see https://a.org/b/c, 1/2"
     )
-    error = {"type": "OSError", "message": "no file /home/me/x.yaml", "traceback": text}
-    kept = new_result(samples.result(), "failed", provenance.now(), error=error)["error"]
-    assert kept["message"] == "no file x.yaml"
-    assert 'File "dtbench/runner.py", line 3\n  File "torch/nn/linear.py"' in kept["traceback"]
-    assert kept["traceback"].endswith("config.json or local/hopper; see https://a.org/b/c, 1/2")
-    assert "/home" not in kept["traceback"]
+    kept = provenance.without_folders(text)
+    assert 'File "dtbench/runner.py", line 3\n  File "torch/nn/linear.py"' in kept
+    assert kept.endswith("config.json or local/hopper; see https://a.org/b/c, 1/2")
+    assert "/home" not in kept
+    error = ErrorRecord.from_exception(OSError("no file /home/me/x.yaml"))
+    assert (error.type, error.message) == ("OSError", "no file x.yaml")
+    process = ErrorRecord.from_process(-9, ["reading /home/me/x.yaml"])
+    assert (process.signal, process.exit_code, process.log_tail) == ("SIGKILL", None, ["reading x.yaml"])
+    assert ErrorRecord.from_process(3).exit_code == 3
 
 
 def test_provenance_names_no_folder(monkeypatch):
@@ -156,5 +169,76 @@ def test_provenance_names_no_folder(monkeypatch):
     monkeypatch.setattr("sys.argv", words)
     assert provenance.command() == "dtbench run --output results --config=x.yaml --set model.backbone=gpt2 seeds.yaml"
     content = provenance.provenance(provenance.now())
-    assert json.dumps(content)
-    assert content["packages"]["torch"]
+    assert content.packages["torch"]
+
+
+def test_committed_results_are_read():
+    """All were written with schema 1; their files stay as they are."""
+    root = resource("leaderboards", "results")
+    results, unreadable = scan(root)
+    assert (len(results), unreadable) == (144, [])
+    for result in results:
+        assert result.model.initial_weights
+        assert (result.model.changes == []) is result.model.is_preset_config
+        assert ":" not in result.task.env_id
+        assert Result.from_dict(result.to_dict(), "again") == result
+
+
+def test_the_first_schema_is_upgraded():
+    old = samples.result().to_dict()
+    old |= {"schema_version": 1}
+    old["model"]["weights"] = old["model"].pop("initial_weights")
+    for section, key in (("model", "changes"), ("task", "return_scale"), ("task", "kept_trajectories")):
+        del old[section][key]
+    del old["training"]["checkpoint_sha256"]
+    old["task"]["env_id"] = "dtbench.mazes:dtbench/PointMaze-large-v0"
+    expected = samples.result(task_env_id="dtbench/PointMaze-large-v0")
+    assert Result.from_dict(old, "old") == expected
+    old["model"]["is_preset_config"] = False
+    assert Result.from_dict(old, "old").model.changes is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_non_finite_losses_and_settings_are_stored_as_text(tmp_path, value):
+    content = samples.result(model_config={"model": {"rate": value, "pair": (1, value)}})
+    content = replace(content, training=replace(content.training, final_loss=value))
+    path = samples.save(tmp_path, content)
+    stored = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert stored["training"]["final_loss"] == str(value)
+    read = read_result(path)
+    assert math.isnan(read.training.final_loss) if math.isnan(value) else read.training.final_loss == value
+    assert read.model.config == {"model": {"rate": str(value), "pair": [1, str(value)]}}
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+def test_a_failed_run_can_always_be_written(tmp_path):
+    config = {"model": {"scale": np.float32(0.5), "path": Path("x"), "rate": float("nan"), 3: {1, }}}  # fmt: skip
+    begun = samples.unfinished(samples.result(model_config=config, status="interrupted", model_initial_weights=None))
+    for error in (ValueError("a \udcff byte [/red]"), Unprintable()):
+        path = samples.save(tmp_path, begun.failed(ErrorRecord.from_exception(error)))
+        read = read_result(path)
+        assert read.status == "failed"
+        assert read.error.type == type(error).__name__
+    assert read.model.config["model"] == {"scale": 0.5, "path": repr(Path("x")), "rate": "nan", "3": "{1}"}
+    assert read_result(samples.save(tmp_path, begun.interrupted())).status == "interrupted"
+
+
+def test_a_run_from_begin_to_end():
+    whole = samples.result()
+    model = replace(whole.model, initial_weights=None)
+    begun = Result.begin(whole.suite, replace(whole.task, fingerprint=None), model, "quick", 0)
+    assert (begun.status, begun.scores, begun.error) == ("interrupted", None, None)
+    measured = {"scores": whole.scores, "training": whole.training, "evaluation": whole.evaluation}
+    done = begun.finished(task=whole.task, initial_weights="random", **measured)
+    assert (done.status, done.measured, done.model, done.task) == ("ok", whole.measured, whole.model, whole.task)
+    assert done.score == pytest.approx(0.5)
+    assert done.provenance.started <= done.provenance.finished
+    bad = samples.result(score=float("nan"))
+    with pytest.raises(ResultError, match=r"The run's result: scores\.returns\[0\] must be a finite number"):
+        begun.finished(task=whole.task, initial_weights="random", **(measured | {"scores": bad.scores}))
+    with pytest.raises(ResultError, match="dt on hopper-medium, seed 0, has no scores"):
+        _ = begun.score

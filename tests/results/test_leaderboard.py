@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import scipy.stats
@@ -15,7 +16,9 @@ from dtbench.errors import ResultError, UnknownNameError
 from dtbench.results import leaderboard, stats
 from dtbench.results.compare import compare
 from dtbench.results.files import scan
-from dtbench.results.sections import Selection, sections
+from dtbench.results.schema import EpisodeScores, Result
+from dtbench.results.sections import EVERYTHING, Selection, sections
+from dtbench.suites.scores import ReferenceScores
 from tests.results import samples
 
 render = leaderboard.render
@@ -67,16 +70,14 @@ def test_an_incomplete_model_is_never_averaged(tmp_path):
 
 def test_failed_runs_are_listed_with_their_reason(tmp_path):
     samples.save_suite(tmp_path)
-    error = {"type": "ValueError", "message": "loss is\nNaN", "traceback": ""}
-    samples.save(tmp_path, samples.result("gpt2_dtma", status="failed", error=error, scores=None, training=None))
+    samples.save(tmp_path, samples.failed("gpt2_dtma"))
     assert "- `gpt2_dtma` on hopper-medium, seed 0: failed: ValueError: loss is NaN" in render(tmp_path)
 
 
 def test_only_the_score_target_is_ranked(tmp_path):
-    """Footgun 24: another target's better score is a diagnostic."""
+    """Another target's better score is a diagnostic."""
     content = samples.result(score=0.3)
-    better = {"returns": [1.0, 1.0], "lengths": [1, 1], "normalized": [0.9, 0.9]}
-    content["scores"]["per_target"]["1800.0"] = better
+    content.scores.per_target["1800.0"] = EpisodeScores([1.0, 1.0], [1, 1], [0.9, 0.9])
     samples.save(tmp_path, content)
     text = render(tmp_path)
     assert row(text, "dt", "Scores per task")[1] == "30.0"
@@ -84,12 +85,10 @@ def test_only_the_score_target_is_ranked(tmp_path):
 
 
 def test_sources_and_presets_are_sections_of_their_own(tmp_path):
-    """Footgun 26: D4RL's and locally built data are different data: never in one column."""
+    """D4RL's and locally built data are different data, which never share a column."""
     samples.save(tmp_path, samples.result())
     samples.save(tmp_path, samples.result(preset="paper"))
-    other = samples.result(score=0.9)
-    other["task"]["source"] = "d4rl"
-    samples.save(tmp_path, other)
+    samples.save(tmp_path, samples.result(score=0.9, task_source="d4rl"))
     found = sections(scan(tmp_path)[0])
     expected = [("d4rl", "quick"), ("local", "paper"), ("local", "quick")]
     assert [(section.source, section.preset) for section in found] == expected
@@ -97,30 +96,24 @@ def test_sources_and_presets_are_sections_of_their_own(tmp_path):
 
 
 def test_the_reference_tables_name_travels_with_the_score(tmp_path):
-    """Footgun 25: three Atari tables circulate; a normalised score without its table's name says little."""
+    """Three tables of Atari's reference scores are in use; a normalised score without its table's name says little."""
     samples.save(tmp_path, samples.result())
-    other = samples.result(task="walker2d-medium")
-    other["task"]["reference"]["table"] = "another"
-    samples.save(tmp_path, other)
+    reference = ReferenceScores("another", 0.0, 1.0)
+    samples.save(tmp_path, samples.result(task="walker2d-medium", task_reference=reference))
     assert "(reference table: another, d4rl)" in render(tmp_path)
 
 
 def test_different_data_of_one_task_are_refused(tmp_path):
     samples.save(tmp_path, samples.result())
-    other = samples.result(seed=1)
-    other["task"]["fingerprint"] = "e" * 64
-    samples.save(tmp_path, other)
+    samples.save(tmp_path, samples.result(seed=1, task_fingerprint="e" * 64))
     with pytest.raises(ResultError, match="hopper-medium come from different data"):
         render(tmp_path)
 
 
 def test_a_changed_configurations_own_data_make_a_section_of_their_own(tmp_path):
-    """Footgun 26, within one source: `--set data.steps=…` builds other data under the same task's name."""
+    """`--set data.steps=…` builds other data under the same task's name."""
     samples.save_suite(tmp_path)
-    other = samples.result(score=0.9)
-    other["model"] |= {"config_hash": "xyz", "is_preset_config": False}
-    other["task"]["fingerprint"] = "e" * 64
-    samples.save(tmp_path, other)
+    samples.save(tmp_path, samples.changed(score=0.9, task_fingerprint="e" * 64))
     found = sections(scan(tmp_path)[0])
     assert [section.models for section in found] == [["dt"], ["dt+xyz"]]
     assert found[1].title.endswith("other data 2")
@@ -131,13 +124,11 @@ def test_a_changed_configurations_own_data_make_a_section_of_their_own(tmp_path)
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("score_target", 1800.0), ("reference", {"table": "d4rl", "random": 0.0, "expert": 1.0}), ("return_scale", 7.0)],
+    [("score_target", 1800.0), ("reference", ReferenceScores("d4rl", 0.0, 1.0)), ("return_scale", 7.0)],
 )
 def test_scores_made_in_different_ways_are_never_averaged(tmp_path, field, value):
     samples.save(tmp_path, samples.result())
-    other = samples.result(seed=1)
-    other["task"][field] = value
-    samples.save(tmp_path, other)
+    samples.save(tmp_path, samples.result(seed=1, **{f"task_{field}": value}))
     with pytest.raises(ResultError, match="hopper-medium were scored in different ways"):
         render(tmp_path)
 
@@ -159,9 +150,7 @@ def test_seeds_that_never_meet_give_no_aggregate(tmp_path):
 
 def test_changed_configurations_are_rows_of_their_own(tmp_path):
     samples.save(tmp_path, samples.result(score=0.2))
-    changed = samples.result(score=0.8)
-    changed["model"] |= {"config_hash": "xyz", "is_preset_config": False}
-    samples.save(tmp_path, changed)
+    samples.save(tmp_path, samples.changed(score=0.8))
     text = render(tmp_path)
     assert row(text, "dt", "Scores per task")[1] == "20.0"
     assert row(text, "dt+xyz", "Scores per task")[1] == "80.0"
@@ -170,10 +159,9 @@ def test_changed_configurations_are_rows_of_their_own(tmp_path):
 
 def varied(score, task="hopper-medium", digits="abc", **config):
     """A result with a configuration; a preset's may differ from task to task."""
-    content = samples.result("lamo", task, score=score)
-    is_preset = config.get("backbone") == "bundled"
-    content["model"] |= {"config_hash": digits, "is_preset_config": is_preset, "config": {"model": config}}
-    return content
+    own = config.get("backbone") == "bundled"
+    content = samples.result("lamo", task, score=score, model_config_hash=digits, model_is_preset_config=own)
+    return replace(content, model=replace(content.model, config={"model": config}, changes=[] if own else None))
 
 
 def test_a_row_is_named_by_what_was_changed(tmp_path):
@@ -242,17 +230,15 @@ def test_compare_reports_differences_and_probability(tmp_path):
     assert "Unknown preset in these results 'learnt'" in str(wrong.exception)
 
 
-def shown(results: list[dict]) -> str:
+def shown(results: list[Result], selection: Selection = EVERYTHING) -> str:
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(leaderboard.console_table(results))
+    console.print(leaderboard.console_table(results, selection))
     return console.export_text()
 
 
 def test_console_table_shows_scores_and_each_rows_weights(tmp_path):
     samples.save_suite(tmp_path)
-    other = samples.result(score=0.9)
-    other["model"] |= {"config_hash": "xyz", "is_preset_config": False, "weights": "gpt2"}
-    samples.save(tmp_path, other)
+    samples.save(tmp_path, samples.changed(score=0.9, model_initial_weights="gpt2"))
     text = shown(scan(tmp_path)[0])
     assert "41.0 ± 1.4" in text
     (weights,) = (line for line in text.splitlines() if "initial weights" in line)
@@ -263,8 +249,7 @@ def test_console_shows_every_section_and_unfinished_ones():
     text = shown([samples.result(), samples.result(preset="paper", score=0.9)])
     assert "preset quick" in text
     assert "preset paper" in text
-    failed = samples.result(status="failed", scores=None, training=None)
-    assert "no run has finished" in shown([failed])
+    assert "no run has finished" in shown([samples.failed()])
     assert shown([]).strip() == ""
 
 
@@ -276,3 +261,12 @@ def test_empty_and_missing_folders_are_named(tmp_path):
         render(tmp_path)
     with pytest.raises(ResultError, match="no folder"):
         render(tmp_path / "nowhere")
+
+
+def test_a_run_of_some_tasks_is_aggregated_over_them(tmp_path):
+    results = [samples.result(score=0.2), samples.result(task="walker2d-medium", score=0.4)]
+    asked = Selection(tasks=["hopper-medium", "walker2d-medium"], must_exist=False)
+    text = shown(results, asked)
+    assert "incomplete" not in text
+    assert "30.0 [n/a]" in text
+    assert "incomplete (1 of 2 tasks)" in shown(results[:1], asked)

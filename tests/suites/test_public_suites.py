@@ -18,6 +18,8 @@ from dtbench.data.sources import d4rl
 from dtbench.data.sources import minari as minari_source
 from dtbench.environments.make import import_robotics, make_environment
 from dtbench.errors import DataError
+from dtbench.results.schema import Result
+from dtbench.suites.scores import ReferenceScores
 from dtbench.suites.suites import load_suite
 
 
@@ -85,7 +87,7 @@ def make_minari_dataset(dataset: str, env_id: str, evaluation: dict | None = Non
     minari.create_dataset_from_buffers(dataset, buffers, env=env, **options)
 
 
-def run(tmp_path, suite: str, task: str, source: str, model: str = "dt") -> dict:
+def run(tmp_path, suite: str, task: str, source: str, model: str = "dt") -> Result:
     summary = dtbench.run(
         suite,
         [model],
@@ -96,8 +98,8 @@ def run(tmp_path, suite: str, task: str, source: str, model: str = "dt") -> dict
         overrides=["training.steps=2", "evaluation.episodes=1", "evaluation.all_targets=false"],
     )
     (result,) = summary.results
-    assert result["status"] == "ok", result.get("error")
-    assert np.isfinite(result["scores"]["normalized"]).all()
+    assert result.status == "ok", result.error
+    assert np.isfinite(result.scores.normalized).all()
     return result
 
 
@@ -116,9 +118,9 @@ def test_from_a_file_of_d4rl(tmp_path, suite, task):
     chosen = load_suite(suite).task(task)
     make_d4rl_file(chosen.sources["d4rl"])
     result = run(tmp_path, suite, task, "d4rl")
-    assert result["task"]["dataset_id"] == f"d4rl/{chosen.sources['d4rl']}"
-    assert result["task"]["env_id"] == d4rl.DATASETS[chosen.sources["d4rl"]].env_id
-    assert result["task"]["kept_trajectories"] is None
+    assert result.task.dataset_id == f"d4rl/{chosen.sources['d4rl']}"
+    assert result.task.env_id == d4rl.DATASETS[chosen.sources["d4rl"]].env_id
+    assert result.task.kept_trajectories is None
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -135,8 +137,8 @@ def test_from_a_dataset_of_minari(tmp_path, suite, task, env_id):
     dataset = load_suite(suite).task(task).sources["minari"]
     make_minari_dataset(dataset, env_id)
     result = run(tmp_path, suite, task, "minari")
-    assert result["task"]["dataset_id"] == f"minari/{dataset}"
-    assert result["task"]["env_id"] == env_id
+    assert result.task.dataset_id == f"minari/{dataset}"
+    assert result.task.env_id == env_id
     store = minari_source.locate(dataset)
     first, _ = make_environment(env_id).reset(seed=0)  # the models see what the dataset shows
     assert np.array_equal(store.observations[0], first.astype(store.observations.dtype))
@@ -151,9 +153,9 @@ def test_the_datasets_own_environment_and_scores_are_taken(tmp_path):
         task.sources["minari"], "PointMaze_UMaze-v3", evaluation, ref_min_score=0.25, ref_max_score=0.75
     )
     result = run(tmp_path, "d4rl-long", "pointmaze-umaze", "minari")
-    assert result["task"]["reference"] == {"table": f"minari {task.sources['minari']}", "random": 0.25, "expert": 0.75}
-    scores = result["scores"]
-    assert scores["normalized"] == [(scores["returns"][0] - 0.25) / 0.5]
+    assert result.task.reference == ReferenceScores(f"minari {task.sources['minari']}", random=0.25, expert=0.75)
+    scores = result.scores
+    assert scores.normalized == [(scores.returns[0] - 0.25) / 0.5]
     described = json.loads(next((tmp_path / "results").rglob("run.json")).read_text())
     assert described["protocol"]["env_kwargs"]["continuing_task"] is False
     folder = next((tmp_path / "results").rglob("run.json")).parent
@@ -164,18 +166,18 @@ def test_the_datasets_own_environment_and_scores_are_taken(tmp_path):
 def test_low_data_keeps_a_recorded_share(tmp_path):
     task = load_suite("lamo-lowdata").task("hopper-medium-ratio-0.1")
     make_d4rl_file(task.sources["d4rl"], episodes=30)
-    kept = run(tmp_path, "lamo-lowdata", task.id, "d4rl")["task"]["kept_trajectories"]
+    kept = run(tmp_path, "lamo-lowdata", task.id, "d4rl").task.kept_trajectories
     assert len(kept) == 3
     assert kept == sorted(set(kept))
-    again = run(tmp_path / "again", "lamo-lowdata", task.id, "d4rl", model="bc")["task"]["kept_trajectories"]
+    again = run(tmp_path / "again", "lamo-lowdata", task.id, "d4rl", model="bc").task.kept_trajectories
     assert again == kept  # the same trajectories for every model
 
 
 def test_reacher2d_runs_on_local_data(tmp_path):
     result = run(tmp_path, "lamo-lowdata", "reacher2d-medium-ratio-0.3", "local")
-    assert len(result["task"]["kept_trajectories"]) == 12  # of the 40 episodes that preset smoke asks for
-    assert result["model"]["config"]["training"]["context_length"] == 5
-    assert result["scores"]["lengths"] == [100]
+    assert len(result.task.kept_trajectories) == 12  # of the 40 episodes that preset smoke asks for
+    assert result.model.config["training"]["context_length"] == 5
+    assert result.scores.lengths == [100]
 
 
 def test_data_of_another_environment_fail_the_run_with_a_reason(tmp_path):

@@ -1,5 +1,7 @@
 """The suite `sanity`: its environments, its data, what it expects, and that the models do it."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from dtbench.environments.toys import BanditChain, KeyToDoor, PointToGoal
 from dtbench.errors import ConfigError
 from dtbench.registry import MODELS
 from dtbench.results.expectations import check
+from dtbench.results.schema import EpisodeScores, Scores
 from dtbench.runs.execute import run
 from dtbench.suites.suites import load_suite
+from tests.results import samples
 
 SUITE = load_suite("sanity")
 
@@ -85,17 +89,16 @@ def test_data_are_a_mixture(tmp_path, monkeypatch):
     assert 0.2 < (returns["point-to-goal"] > 10).mean() < 0.45
 
 
-def result(model, task, returns, seed=0):
-    """A finished run's result, as far as expectations read it: target → returns."""
-    per_target = {str(target): {"returns": values} for target, values in returns.items()}
-    normalized = next(iter(returns.values()))
-    return {
-        "status": "ok",
-        "seed": seed,
-        "task": {"id": task},
-        "model": {"name": model},
-        "scores": {"normalized": normalized, "per_target": per_target},
-    }
+def result(model, task, returns):
+    """A finished run's result on a task; target → returns, the first target is the score target."""
+    per_target = {str(target): EpisodeScores(values, [1] * len(values), values) for target, values in returns.items()}
+    own = next(iter(per_target.values()))
+    content = samples.result(model)
+    return replace(
+        content,
+        task=replace(content.task, id=task),
+        scores=Scores(own.returns, own.lengths, own.normalized, per_target),
+    )
 
 
 def test_expectations_are_held_against_results():
