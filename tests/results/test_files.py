@@ -84,7 +84,7 @@ MALFORMED = {
     "a length of zero": (("scores", "lengths"), [0, 1], r"scores.lengths\[0\] must be at least 1, not 0"),
     "no data": (("task", "fingerprint"), None, "task.fingerprint is missing although the status is ok"),
     "no reference": (("task", "reference"), {}, "task.reference.table is missing"),
-    "a scale without width": (("task", "reference", "random"), 3234.3, "random and task.reference.expert must differ"),
+    "a scale without width": (("task", "reference", "random"), 3234.3, "task.reference: random and expert must differ"),
     "a seed in words": (("seed",), "one", "seed must be a whole number, not 'one'"),
     "a negative seed": (("seed",), -1, "seed must be at least 0, not -1"),
     "a seed of the environments missing": (("evaluation", "env_seeds"), [1], r"one entry per episode \(2\), not 1"),
@@ -150,9 +150,8 @@ def test_errors_name_no_folder():
     assert "/home" not in kept
     error = ErrorRecord.from_exception(OSError("no file /home/me/x.yaml"))
     assert (error.type, error.message) == ("OSError", "no file x.yaml")
-    process = ErrorRecord.from_process(-9, ["reading /home/me/x.yaml"])
-    assert (process.signal, process.exit_code, process.log_tail) == ("SIGKILL", None, ["reading x.yaml"])
-    assert ErrorRecord.from_process(3).exit_code == 3
+    process = ErrorRecord("WorkerEnded", "killed", signal="SIGKILL", log_tail=["reading /home/me/x.yaml"])
+    assert process.log_tail == ["reading x.yaml"]
 
 
 def test_provenance_names_no_folder(monkeypatch):
