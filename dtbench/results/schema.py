@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from numbers import Integral, Real
-from signal import Signals
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -21,7 +20,7 @@ import numpy as np
 
 from dtbench._version import __version__
 from dtbench.environments.make import canonical_id
-from dtbench.errors import ConfigError, ResultError
+from dtbench.errors import DtbenchError, ResultError
 from dtbench.results.provenance import Provenance, now, provenance, without_folders
 from dtbench.suites.scores import ReferenceScores
 
@@ -194,7 +193,7 @@ class EvaluationRecord:
 
 @dataclass(frozen=True)
 class ErrorRecord:
-    """Why a run failed; no text names a folder of the machine.
+    """Why a run failed. Folders of the machine are removed from all text.
 
     Attributes:
         type: name of the exception's class.
@@ -212,6 +211,11 @@ class ErrorRecord:
     signal: str | None = None
     log_tail: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", without_folders(self.message))
+        object.__setattr__(self, "traceback", without_folders(self.traceback))
+        object.__setattr__(self, "log_tail", [without_folders(line) for line in self.log_tail])
+
     @classmethod
     def from_exception(cls, error: BaseException) -> ErrorRecord:
         """Describe an exception, with its traceback."""
@@ -220,25 +224,7 @@ class ErrorRecord:
         except Exception:  # noqa: BLE001 - an exception from outside may have a broken __str__
             message = "(its message cannot be read)"
         trace = "".join(traceback.format_exception(error))
-        return cls(type(error).__name__, without_folders(message), without_folders(trace))
-
-    @classmethod
-    def from_process(cls, exit_status: int, log_tail: Sequence[str] = ()) -> ErrorRecord:
-        """Describe a process that ended without recording its run.
-
-        Args:
-            exit_status: as in `subprocess.Popen.returncode`: negative for a signal.
-            log_tail: last lines of its log.
-        """
-        killed_by = _signal_name(-exit_status) if exit_status < 0 else None
-        how = f"was killed by {killed_by}" if killed_by else f"ended with exit code {exit_status}"
-        return cls(
-            "ProcessError",
-            f"the run's process {how} before it recorded a result",
-            exit_code=None if killed_by else exit_status,
-            signal=killed_by,
-            log_tail=[without_folders(line) for line in log_tail],
-        )
+        return cls(type(error).__name__, message, trace)
 
 
 class Measured(NamedTuple):
@@ -500,7 +486,7 @@ def _parse_record(kind: Any, value: Any, name: str) -> Any:
             raise _WrongFieldError(f"{prefix}{entry.name} is missing")
     try:
         return kind(**parsed)
-    except ConfigError as error:  # what the class itself checks
+    except DtbenchError as error:  # a record from another room may check itself
         raise _WrongFieldError(f"{name}: {str(error).rstrip('.')}") from error
 
 
@@ -578,10 +564,3 @@ def _storable(value: Any) -> Any:
     if isinstance(value, Real):
         return float(value) if math.isfinite(value) else str(float(value))
     return _storable(repr(value))
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"signal {number}"
