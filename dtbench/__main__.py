@@ -29,9 +29,9 @@ def _run() -> int:
     except Stopped as stopped:
         return _say(f"interrupted by {stopped}{stopped.advice}.", stopped.exit_code)
     except BaseException as error:  # noqa: BLE001 - the last one who can turn it into a sentence
-        stopped = stopped_by()
-        if stopped is not None:  # it was raised amid a library's clean-up, which then failed with an error of its own
-            return _say(f"interrupted by {stopped}.", stopped.exit_code)
+        earlier = stopped_by()
+        if earlier is not None:  # it was raised amid a library's clean-up, which then failed with an error of its own
+            return _say(f"interrupted by {earlier}.", earlier.exit_code)
         return _exit_code(error)
 
 
