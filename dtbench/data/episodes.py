@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -47,3 +48,10 @@ class Block:
             np.asarray(episode.truncations),
             np.array([len(episode.rewards)]),
         )
+
+    @classmethod
+    def joined(cls, episodes: Sequence[Episode]) -> Block:
+        """Return one block of several episodes, at least one."""
+        blocks = [cls.of(episode) for episode in episodes]
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: np.concatenate([getattr(block, name) for block in blocks]) for name in names})

@@ -13,24 +13,22 @@ may round differently; the fingerprint then says so.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
-from threadpoolctl import threadpool_limits
 
 from dtbench.console import Progress
-from dtbench.data.behaviours.policy import environment, load_actor, manifest
-from dtbench.data.behaviours.scripted import SCRIPTED, Act
-from dtbench.data.episodes import Episode
+from dtbench.data.behaviours.policy import environment, manifest
+from dtbench.data.behaviours.roll_out import Shard, roll_out
+from dtbench.data.behaviours.scripted import SCRIPTED
+from dtbench.data.episodes import Block
+from dtbench.data.sources.workers import rolled_out
 from dtbench.data.store import TrajectoryStore, build_store
 from dtbench.environments.make import make_environment
 from dtbench.errors import UnknownNameError
@@ -41,18 +39,8 @@ HOST = None
 RECIPE_VERSION = 1
 LEVELS = ("medium", "medium-replay", "medium-expert")
 SHARD_STEPS = 10_000
-#: Below this a pool of processes costs more than it brings.
+#: Up to this size, starting worker processes takes longer than they save.
 _IN_PROCESS_STEPS = 20_000
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A piece of the rollout: so many steps of one snapshot's policy, or of a scripted behaviour, from one seed."""
-
-    behaviour: str
-    snapshot: int
-    steps: int
-    entropy: tuple[int, ...]
 
 
 def known_datasets() -> list[str]:
@@ -125,27 +113,24 @@ def build(
     shards = plan_shards(dataset, steps, seed)
     env_id, details = _describe(dataset)
     space = _action_space(env_id)
-    if steps <= _IN_PROCESS_STEPS:
-        rolled = _in_process(shards, steps, progress)
-    else:
-        rolled = _in_pool(shards, steps, workers or os.cpu_count() or 1, progress)
-    return build_store(
-        store_path(dataset, steps, seed),
-        rolled,
-        source="local",
-        dataset_id=dataset_id(dataset, steps, seed),
-        env_id=env_id,
-        action_low=space.low,
-        action_high=space.high,
-        recipe={
-            "version": recipe_version(dataset),
-            "seed": seed,
-            **details,
-            "packages": {package: version(package) for package in ("gymnasium", "mujoco", "numpy")},
-        },
-        expected={"steps": steps},
-        overwrite=force,
-    )
+    with _rolled_out(shards, steps, workers or os.cpu_count() or 1) as blocks:
+        return build_store(
+            store_path(dataset, steps, seed),
+            _report(blocks, steps, progress),
+            source="local",
+            dataset_id=dataset_id(dataset, steps, seed),
+            env_id=env_id,
+            action_low=space.low,
+            action_high=space.high,
+            recipe={
+                "version": recipe_version(dataset),
+                "seed": seed,
+                **details,
+                "packages": {package: version(package) for package in ("gymnasium", "mujoco", "numpy")},
+            },
+            expected={"steps": steps},
+            overwrite=force,
+        )
 
 
 def plan_shards(dataset: str, steps: int, seed: int) -> list[Shard]:
@@ -163,66 +148,20 @@ def plan_shards(dataset: str, steps: int, seed: int) -> list[Shard]:
     return shards
 
 
-def roll_out(shard: Shard) -> list[Episode]:
-    """Step the real environment with the shard's behaviour for exactly its number of steps."""
-    with threadpool_limits(1):  # one thread, or the last bits would depend on the machine's cores
-        return list(_episodes(shard))
+def _rolled_out(shards: list[Shard], steps: int, workers: int) -> AbstractContextManager[Iterator[Block]]:
+    """Return the context of the shards' blocks: rolled out in this process if they are short, else in workers."""
+    if steps <= _IN_PROCESS_STEPS:
+        return nullcontext(Block.joined(roll_out(shard)) for shard in shards)
+    return rolled_out(shards, workers)
 
 
-def _episodes(shard: Shard) -> Iterator[Episode]:
-    env_id, begin = _behaviour(shard)
-    env = make_environment(env_id)
-    sequence = np.random.SeedSequence(shard.entropy)
-    rng = np.random.default_rng(sequence)
-    observation, _ = env.reset(seed=int(sequence.generate_state(1)[0]))
-    left = shard.steps
-    while left:
-        act = begin(rng)
-        observations, actions, rewards = [observation], [], []
-        terminated = truncated = False
-        while not (terminated or truncated):
-            action = act(observation)
-            observation, reward, terminated, truncated, _ = env.step(action)
-            observations.append(observation)
-            actions.append(action)
-            rewards.append(reward)
-            left -= 1
-            truncated = truncated or (left == 0 and not terminated)
-        terminations = np.zeros(len(rewards), dtype=bool)
-        truncations = terminations.copy()
-        terminations[-1], truncations[-1] = terminated, truncated
-        yield Episode(
-            np.asarray(observations, dtype=np.float32),
-            np.asarray(actions, dtype=np.float32),
-            np.asarray(rewards, dtype=np.float32),
-            terminations,
-            truncations,
-        )
-        observation, _ = env.reset()
-    env.close()
-
-
-def _in_process(shards: list[Shard], steps: int, progress: Progress | None) -> Iterator[Episode]:
-    yield from _report((roll_out(shard) for shard in shards), steps, progress)
-
-
-def _in_pool(shards: list[Shard], steps: int, workers: int, progress: Progress | None) -> Iterator[Episode]:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(workers, len(shards)), initializer=_ignore_interrupt) as pool:  # leaving it ends the workers
-        yield from _report(pool.imap(roll_out, shards), steps, progress)
-
-
-def _report(rolled: Iterator[list[Episode]], steps: int, progress: Progress | None) -> Iterator[Episode]:
+def _report(blocks: Iterator[Block], steps: int, progress: Progress | None) -> Iterator[Block]:
     done = 0
-    for episodes in rolled:
-        yield from episodes
-        done += sum(len(episode.rewards) for episode in episodes)
+    for block in blocks:
+        yield block
+        done += len(block.rewards)
         if progress is not None:
             progress(done, steps)
-
-
-def _ignore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the pool
 
 
 def _equal_parts(total: int, parts: int) -> list[int]:
@@ -252,14 +191,6 @@ def _describe(dataset: str) -> tuple[str, dict[str, Any]]:
     entry = environment(name)
     details = {"level": dataset.partition("-")[2], "snapshots": sorted(snapshots), "behaviours_sha256": entry["sha256"]}
     return entry["env_id"], details
-
-
-def _behaviour(shard: Shard) -> tuple[str, Callable[[np.random.Generator], Act]]:
-    """Return where a shard is rolled out, and what begins each of its episodes."""
-    if shard.behaviour in SCRIPTED:
-        return SCRIPTED[shard.behaviour].env_id, SCRIPTED[shard.behaviour].begin
-    actor = load_actor(shard.behaviour, shard.snapshot)
-    return environment(shard.behaviour)["env_id"], lambda rng: lambda seen: actor.act(seen[None], rng)[0]
 
 
 def _action_space(env_id: str) -> gym.spaces.Box:

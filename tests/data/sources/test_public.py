@@ -208,7 +208,8 @@ def test_a_file_system_of_one_megabyte(tmp_path):
     file = write(tmp_path / "f.hdf5", content)
     home.mkdir()
     command = f"{sys.executable} -m dtbench data import {file} --as {ID}"
-    script = f"mount -t tmpfs -o size=1m none {home} && {command}; code=$?; find {home} -type f -not -path '*/locks/*'; exit $code"
+    script = f"mount -t tmpfs -o size=1m none {home} && {command}; code=$?; "
+    script += f"find {home} -type f -not -path '*/locks/*'; exit $code"
     environment = {**os.environ, "DTBENCH_HOME": str(home)}
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, env=environment)
     assert done.returncode == 2, done.stderr
