@@ -115,7 +115,7 @@ def test_a_changed_configurations_own_data_make_a_section_of_their_own(tmp_path)
     samples.save_suite(tmp_path)
     samples.save(tmp_path, samples.changed(score=0.9, task_fingerprint="e" * 64))
     found = sections(scan(tmp_path)[0])
-    assert [section.models for section in found] == [["dt"], ["dt+xyz"]]
+    assert [[row.label for row in section.rows] for section in found] == [["dt"], ["dt+xyz"]]
     assert found[1].title.endswith("other data 2")
     assert "not comparable" in render(tmp_path).split("other data 2")[1]
     with pytest.raises(ResultError, match="share no task"):
@@ -219,8 +219,8 @@ def test_compare_reports_differences_and_probability(tmp_path):
     samples.save_suite(tmp_path)
     samples.save_suite(tmp_path, "gpt2_dtma", base=0.5)
     (comparison,) = compare(tmp_path, "gpt2_dtma", "dt")
-    assert [row["difference"] for row in comparison["tasks"]] == pytest.approx([0.1] * 9)
-    assert comparison["probability_of_improvement"]["value"] == 1.0
+    assert [row.difference for row in comparison.tasks] == pytest.approx([0.1] * 9)
+    assert comparison.probability_of_improvement.value == 1.0
     with pytest.raises(UnknownNameError, match="did you mean 'dt'"):
         compare(tmp_path, "gpt2_dtma", "dtt")
     words = ["compare", str(tmp_path), "gpt2_dtma", "dt", "--task", "hopper-medium,walker2d-medium", "--json"]
