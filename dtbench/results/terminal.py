@@ -22,7 +22,10 @@ _FRAME = 3
 
 @dataclass(frozen=True)
 class Whole:
-    """A table that is given the width it needs: outside a terminal all of it, on a terminal cells are wrapped."""
+    """A table that is given the width it needs outside a terminal; on a terminal, cells are wrapped.
+
+    It is to be printed by `console.out`, which does not cut long lines.
+    """
 
     table: Table
 
@@ -50,29 +53,38 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class _Column:
-    """A model's column: the label, and a cell for each line of the table."""
+    """A model's column: its label, a score for each task, the aggregate, and what it started from."""
 
     label: str
-    cells: list[str]
+    scores: list[str]
+    iqm: str
+    weights: str
 
     @property
     def widest(self) -> int:
         """The width at which nothing is wrapped."""
-        return max(len(text) for text in (self.label, *self.cells))
+        return max(len(text) for text in (self.label, *self.scores, self.iqm, self.weights))
 
     @property
     def narrowest(self) -> int:
-        """The width at which scores stay whole, and all other text is wrapped between words."""
-        scores = max((len(text) for text in self.cells[:-2]), default=0)
-        words = [word for text in (self.label, *self.cells[-2:]) for word in text.split()]
-        return max(scores, *map(len, words))
+        """The width at which scores and intervals stay whole, and other text is wrapped between words."""
+        words = [*self.label.split(), *self.weights.split()]
+        return max(len(text) for text in (*self.scores, *_in_two_lines(self.iqm).split("\n"), *words))
+
+    def cells(self, is_narrow: bool) -> list[Text]:
+        """Return the cells from top to bottom."""
+        iqm = _in_two_lines(self.iqm) if is_narrow else self.iqm
+        return [Text(text) for text in (*self.scores, iqm, self.weights)]
+
+
+def _in_two_lines(iqm: str) -> str:
+    return iqm.replace(" [", "\n[").replace(" (", "\n(")
 
 
 def _column(section: Section, row: Row) -> _Column:
     matrix = row.matrix(section.tasks)
     iqm = row.shortfall(section.tasks) if matrix is None else estimate_text(stats.aggregate(matrix)["iqm"])
-    scores = [section.cell(row, task) for task in _lines(section)]
-    return _Column(row.label, [*scores, iqm, one_line(row.initial_weights)])
+    return _Column(row.label, [section.cell(row, task) for task in _lines(section)], iqm, one_line(row.initial_weights))
 
 
 def _lines(section: Section) -> list[str]:
@@ -85,9 +97,9 @@ def _tables(section: Section, columns: Sequence[_Column], width: int | None) -> 
     names = [*map(one_line, _lines(section)), "IQM [95 % interval]", "initial weights"]
     left = max(map(len, names)) + _FRAME + 1
     if width is None or left + sum(column.widest + _FRAME for column in columns) <= width:
-        groups, narrow = ([list(columns)] if columns else []), False
+        groups, is_narrow = ([list(columns)] if columns else []), False
     else:
-        groups, narrow = _groups(columns, width - left), True
+        groups, is_narrow = _groups(columns, width - left), True
     for number, group in enumerate(groups):
         is_last = number == len(groups) - 1
         table = Table(
@@ -96,15 +108,16 @@ def _tables(section: Section, columns: Sequence[_Column], width: int | None) -> 
             if is_last
             else None,
         )
+        cells = [column.cells(is_narrow) for column in group]
         table.add_column("task", overflow="fold")
         for column in group:
             table.add_column(
-                Text(column.label), justify="right", overflow="fold", width=column.narrowest if narrow else None
+                Text(column.label), justify="right", overflow="fold", width=column.narrowest if is_narrow else None
             )
         for index, name in enumerate(names):
             table.add_row(
                 Text(name),
-                *(Text(column.cells[index]) for column in group),
+                *(column[index] for column in cells),
                 end_section=index == len(names) - 3,
             )
         yield table
@@ -132,7 +145,7 @@ def _unfinished(section: Section) -> Iterator[RenderableType]:
         lines.append(f"  {label} on {one_line(result.task.id)}, seed {result.seed}: {reason(result)}")
     if len(section.unfinished) > _NAMED:
         lines.append(f"  and {len(section.unfinished) - _NAMED} more")
-    yield Text("\n".join(lines), overflow="fold")
+    yield Text("\n".join(lines))
 
 
 def _wide_enough(table: Table, console: Console, options: ConsoleOptions) -> ConsoleOptions:
