@@ -1,4 +1,4 @@
-"""What several command modules print alike: JSON for programs, YAML and tables for people."""
+"""Options and output that several commands share: JSON for programs, YAML and tables for people."""
 
 from __future__ import annotations
 
@@ -23,10 +23,18 @@ def split(values: list[str]) -> list[str]:
 
 
 def echo_json(content: Any) -> None:
-    typer.echo(json.dumps(content, indent=2, allow_nan=False))
+    """Print plain values as JSON; what JSON lacks, e.g. NaN, is printed as text."""
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    except (TypeError, ValueError):
+        from dtbench.results.schema import storable
+
+        text = json.dumps(storable(content), indent=2, allow_nan=False)
+    typer.echo(text)
 
 
 def echo_yaml(content: Any) -> None:
+    """Print plain values as YAML."""
     from omegaconf import OmegaConf
 
     from dtbench.config import plain

@@ -1,4 +1,4 @@
-"""What can be done with results: `evaluate`, `record`, `leaderboard`, `compare`."""
+"""Commands on finished runs and their results: `evaluate`, `record`, `leaderboard`, `compare`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def leaderboard(
     preset: OnlyPreset = None,
     suite: OnlySuite = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Only say whether --out is up to date (exit 1 if not).")
+        bool, typer.Option("--check", help="Write nothing; say whether --out is up to date (exit 1 if not).")
     ] = False,
 ) -> None:
     """Render the results of a folder as markdown tables and SVG figures."""
@@ -73,7 +73,7 @@ def leaderboard(
         if out is None:
             raise ConfigError("--check needs --out FILE, the leaderboard to compare with.")
         fresh = board.check(folder, out, only)
-        typer.echo(f"{out} is {'up to date' if fresh else 'not what the results say: render it again'}.")
+        typer.echo(f"{out} is {'up to date' if fresh else 'out of date: run the command without --check'}.")
         raise typer.Exit(0 if fresh else 1)
     if out is None:
         typer.echo(board.render(folder, only))
@@ -84,7 +84,10 @@ def leaderboard(
 
 def compare(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results.")],
-    a: Annotated[str, typer.Argument(metavar="MODEL_A")],
+    a: Annotated[
+        str,
+        typer.Argument(metavar="MODEL_A", help="As the leaderboard names it, e.g. lamo or 'lamo backbone=scratch'."),
+    ],
     b: Annotated[str, typer.Argument(metavar="MODEL_B")],
     task: OnlyTasks = [],  # noqa: B006
     preset: OnlyPreset = None,
@@ -96,11 +99,11 @@ def compare(
     from dtbench.results.compare import comparison_tables
     from dtbench.results.sections import Selection
 
-    comparison = compare_models(folder, a, b, Selection(suite, split(task), preset))
+    comparisons = compare_models(folder, a, b, Selection(suite, split(task), preset))
     if json_:
-        echo_json(comparison)
+        echo_json([comparison.to_dict() for comparison in comparisons])
     else:
         from dtbench.console import out as console
 
-        for table in comparison_tables(comparison):
+        for table in comparison_tables(comparisons):
             console.print(table)

@@ -1,25 +1,31 @@
 """One run's record: a JSON file whose path is the run's identity, written whole or not at all.
 
-`<root>/<suite>@<version>/<source>/<preset>/<model>/<task>/seed-<n>.json`; a model whose configuration was changed by
-the user stands in `<model>+<config hash>`.
+`<root>/<suite>@<version>/<source>/<preset>/<model>/<task>/seed-<n>.json`; the folder of a model whose configuration the
+user changed is `<model>+<config hash>`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from dtbench import atomic
 from dtbench.console import err
 from dtbench.errors import ResultError
 from dtbench.results.schema import DONE, Result
 
-_PATTERN = "*@*/*/*/*/*/seed-*.json"
+#: Folders between the root and a result.
+_DEPTH = 5
+_FILE_NAME = re.compile(r"seed-.*\.json")
+#: No result is larger: one with 100,000 episodes is about 20 MB.
+_LARGEST_FILE = 256 * 2**20
 
 
 def result_path(root: Path, suite: str, source: str, preset: str, model: str, task: str, seed: int) -> Path:
-    """Return where a run's result lies; `suite` is `name@version`, `model` may be `package.module:Class`."""
+    """Return where a run's result is stored; `suite` is `name@version`, `model` may be `package.module:Class`."""
     return root / suite / source / preset / model.replace(":", ".") / task / f"seed-{seed}.json"
 
 
@@ -35,33 +41,42 @@ def write_result(path: Path, result: Result) -> None:
         Result.from_dict(content, str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=2, allow_nan=False)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        atomic.write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     except (OSError, ValueError) as error:
-        raise ResultError(f"The result {path} could not be written: {error}.") from error
+        raise ResultError(f"The result {path} could not be written: {_reason(error)}.") from error
 
 
 def read_result(path: Path) -> Result:
     """Read and check one result.
 
     Raises:
-        ResultError: it is missing, not JSON, or not a result of this schema; the message names the field.
+        ResultError: it is missing, not JSON, or not a result of a known schema; the message names the field.
     """
+    return _read(path, str(path))
+
+
+def _read(path: Path, name: str) -> Result:
+    """Read a result that messages call `name`."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        if path.exists() and not path.is_file():  # a folder, or a pipe that would be waited for
+            raise ResultError(f"{name} is not a file.")
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ResultError(f"{name} is too large to be a result.")
+        content = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
+        return Result.from_dict(content, name)
+    except RecursionError as error:
+        raise ResultError(f"{name} cannot be read: it is nested too deeply.") from error
     except (OSError, ValueError) as error:
-        raise ResultError(f"{path} cannot be read: {error}.") from error
-    return Result.from_dict(content, str(path))
+        raise ResultError(f"{name} cannot be read: {_reason(error)}.") from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Return an error's reason without the path that the message names already."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return str(error).rstrip(".")
 
 
 def _refuse_constant(name: str) -> float:
@@ -69,38 +84,77 @@ def _refuse_constant(name: str) -> float:
 
 
 def read_or_set_aside(path: Path) -> Result | None:
-    """Read a result; one that cannot be read is renamed to `*.unreadable` and named, so that its run is done again."""
-    if not path.is_file():
+    """Read a result; one that cannot be read is renamed to `*.unreadable` and named, so that its run is done again.
+
+    Raises:
+        ResultError: it cannot be renamed.
+    """
+    if not os.path.lexists(path):
         return None
     try:
         return read_result(path)
     except ResultError as error:
         aside = path.with_suffix(".json.unreadable")
-        path.replace(aside)
+        try:
+            path.replace(aside)
+        except OSError as failure:
+            raise ResultError(f"{error} It could not be set aside as {aside.name}: {_reason(failure)}.") from failure
         err.print(f"{error} It was set aside as {aside.name}.", markup=False)
         return None
 
 
-def scan(root: Path) -> tuple[list[Result], list[str]]:
-    """Read all results under a folder, in the order of their paths; also return what could not be read, in words.
+def read_folder(root: Path) -> tuple[list[Result], list[str]]:
+    """Read all results under a folder that must hold some; see `scan`.
 
-    A file whose content belongs to another path is not a result of this folder: a copied file would count as one more
-    seed. Paths in the words are relative to `root`, so that what is written about a folder does not say where it lies.
+    Raises:
+        ResultError: there is no such folder, or no result in it that can be read.
+    """
+    results, left_out = scan(root)
+    if left_out and not results:
+        raise ResultError(f"{root} holds no result that can be read; the first of {len(left_out)}: {left_out[0]}")
+    if not results:
+        raise ResultError(f"{root} holds no results; `dtbench run --output {root}` writes some.")
+    return results, left_out
+
+
+def scan(root: Path) -> tuple[list[Result], list[str]]:
+    """Read all results under a folder, in the order of their paths; also return a sentence for each file left out.
+
+    A file whose content belongs to another path is left out: a copied file would count as one more seed. The sentences
+    name paths relative to `root`, so that a published leaderboard does not tell where the folder was.
 
     Raises:
         ResultError: there is no such folder.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise ResultError(f"There is no folder {root}.")
-    results, unreadable = [], []
-    for path in sorted(root.glob(_PATTERN)):
+    results: list[Result] = []
+    left_out: list[str] = []
+    for path in _result_files(root, root, _DEPTH, left_out):
+        name = path.relative_to(root)
         try:
-            result = read_result(path)
-            _check_path(path.relative_to(root), result)
+            result = _read(path, name.as_posix())
+            _check_path(name, result)
             results.append(result)
         except ResultError as error:
-            unreadable.append(str(error).replace(str(path), path.relative_to(root).as_posix()))
-    return results, unreadable
+            left_out.append(str(error))
+    return results, left_out
+
+
+def _result_files(root: Path, folder: Path, depth: int, left_out: list[str]) -> Iterator[Path]:
+    """Yield the files with a result's name `depth` folders down; note folders that cannot be listed."""
+    try:
+        entries = sorted(os.listdir(folder))
+    except OSError as error:
+        left_out.append(f"The folder {folder.relative_to(root).as_posix()} cannot be read: {_reason(error)}.")
+        return
+    for entry in entries:
+        path = folder / entry
+        if depth == 0:
+            if _FILE_NAME.fullmatch(entry):
+                yield path
+        elif ("@" in entry or depth < _DEPTH) and os.path.isdir(path):
+            yield from _result_files(root, path, depth - 1, left_out)
 
 
 def _check_path(path: Path, result: Result) -> None:
@@ -114,4 +168,4 @@ def _check_path(path: Path, result: Result) -> None:
         result.seed,
     )
     if path != own:
-        raise ResultError(f"{path} holds the result of {own}; move it there or delete it.")
+        raise ResultError(f"{path.as_posix()} holds the result of {own.as_posix()}; move it there or delete it.")

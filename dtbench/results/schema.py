@@ -336,7 +336,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as it is stored: plain JSON values. It never fails: what JSON lacks is stored as text."""
-        content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **_storable(self)}
+        content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **storable(self)}
         if self.error is None:
             del content["error"]
         if self.scores is not None and self.scores.during_training is None:
@@ -547,14 +547,14 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def _storable(value: Any) -> Any:
-    """Return a value as JSON can hold it: non-finite floats as text, anything foreign as its repr."""
+def storable(value: Any) -> Any:
+    """Return a value as JSON can hold it: dataclasses as objects, non-finite floats as text, all else as its repr."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {entry.name: _storable(getattr(value, entry.name)) for entry in fields(value)}
+        return {entry.name: storable(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, Mapping):
-        return {str(_storable(key)): _storable(item) for key, item in value.items()}
+        return {str(storable(key)): storable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_storable(item) for item in value]
+        return [storable(item) for item in value]
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if value is None or isinstance(value, bool):
@@ -563,4 +563,4 @@ def _storable(value: Any) -> Any:
         return int(value)
     if isinstance(value, Real):
         return float(value) if math.isfinite(value) else str(float(value))
-    return _storable(repr(value))
+    return storable(repr(value))

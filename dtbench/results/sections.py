@@ -1,4 +1,4 @@
-"""Results sorted into what may stand in one table: a suite@version × source × preset, on one set of data."""
+"""Results sorted into what one table may show: a suite@version × source × preset, on one set of data."""
 
 from __future__ import annotations
 
@@ -7,83 +7,126 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dtbench.errors import DtbenchError, ResultError, UnknownNameError
 from dtbench.registry import MODELS
-from dtbench.results.changes import changes_between
-from dtbench.results.schema import DONE, ModelRecord, Result
-from dtbench.suites.suites import load_suite
+from dtbench.results.labels import RowName, row_names
+from dtbench.results.schema import DONE, Result
+from dtbench.results.text import either
+from dtbench.suites.suites import load_suite, suite_names
 
-#: More changes than these are told by the configuration's hash.
-_SHOWN_CHANGES = 3
+
+@dataclass(frozen=True)
+class Row:
+    """The finished results of one model with one configuration.
+
+    Attributes:
+        label: the row's name, unique in its section (`labels.row_names`).
+        model: the model's name.
+        changes: what the user changed in the preset's configuration; empty for the preset's own, and where it is not
+            known.
+        is_changed: whether the user changed anything.
+        cells: task → its results, one per seed, in the order of seeds.
+    """
+
+    label: str
+    model: str
+    changes: tuple[str, ...]
+    is_changed: bool
+    cells: dict[str, list[Result]]
+
+    def results(self, tasks: Sequence[str]) -> list[Result]:
+        """Return the results on the tasks, in the tasks' order."""
+        return [result for task in tasks for result in self.cells.get(task, [])]
+
+    def matrix(self, tasks: Sequence[str]) -> NDArray[np.float64] | None:
+        """Return (seeds, tasks) mean normalised scores for the seeds that have every task, or None if there is none."""
+        if not all(task in self.cells for task in tasks):
+            return None
+        by_task = [{result.seed: result.score for result in self.cells[task]} for task in tasks]
+        seeds = sorted(set.intersection(*(set(scores) for scores in by_task)))
+        return np.array([[scores[seed] for scores in by_task] for seed in seeds]) if seeds else None
+
+    def shortfall(self, tasks: Sequence[str]) -> str:
+        """Say why the row has no matrix."""
+        done = sum(task in self.cells for task in tasks)
+        if done == len(tasks):
+            return "incomplete (no seed has all tasks)"
+        return f"incomplete ({done} of {len(tasks)} tasks)"
+
+    @property
+    def initial_weights(self) -> str:
+        """What the row's models started from."""
+        found = {str(result.model.initial_weights) for results in self.cells.values() for result in results}
+        return either(sorted(found))
 
 
 @dataclass(frozen=True)
 class Section:
     """The results of one suite@version × source × preset.
 
-    `tasks` are the suite's, in its order; `models` the row labels; `cells` maps (model, task) to its finished results,
-    one per seed, in the order of seeds. `part` counts the sections that differ in nothing but their data or the way of
-    scoring. `is_selection` says that only some of the suite's tasks were asked for.
+    Attributes:
+        suite: the suite's name and version, e.g. `d4rl-short@1`.
+        tasks: the suite's tasks in its order, or the selected ones.
+        rows: the models; the registry's order, then by label.
+        unfinished: runs without a score, each with the label of its row.
+        part: counts the sections that differ only in their data or the way of scoring.
+        is_selection: whether only some of the suite's tasks were selected.
     """
 
     suite: str
     source: str
     preset: str
     tasks: list[str]
-    models: list[str]
-    cells: dict[tuple[str, str], list[Result]]
-    unfinished: list[Result]
+    rows: list[Row]
+    unfinished: list[tuple[str, Result]]
     part: int = 1
     is_selection: bool = False
 
     @property
     def title(self) -> str:
+        """Suite, source and preset, and what sets the section apart from others of these."""
         other = f" · other data {self.part}" if self.part > 1 else ""
         only = f" · only {', '.join(self.tasks)}" if self.is_selection else ""
         return f"{self.suite} · {self.source} data · preset {self.preset}{only}{other}"
 
     @property
     def finished(self) -> list[Result]:
-        return [result for model in self.models for result in self.results(model)]
+        """All results with a score, row by row."""
+        return [result for row in self.rows for result in row.results(self.tasks)]
 
-    def done(self, model: str) -> int:
-        """Return how many tasks a model has at least one finished run on."""
-        return sum((model, task) in self.cells for task in self.tasks)
+    @property
+    def seed_counts(self) -> list[int]:
+        """The different numbers of seeds that cells have."""
+        return sorted({len(results) for row in self.rows for results in row.cells.values()})
 
-    def matrix(self, model: str) -> np.ndarray | None:
-        """Return (seeds, tasks) mean normalised scores for the seeds that have every task, or None if there is none."""
-        if self.done(model) < len(self.tasks):
-            return None
-        by_task = [{r.seed: r.score for r in self.cells[model, task]} for task in self.tasks]
-        seeds = sorted(set.intersection(*(set(scores) for scores in by_task)))
-        return np.array([[scores[seed] for scores in by_task] for seed in seeds]) if seeds else None
+    @property
+    def complete(self) -> dict[str, NDArray[np.float64]]:
+        """Label → (seeds, tasks) scores, 0–1, of the rows with at least one seed on every task."""
+        matrices = {row.label: row.matrix(self.tasks) for row in self.rows}
+        return {label: matrix for label, matrix in matrices.items() if matrix is not None}
 
-    def shortfall(self, model: str) -> str:
-        """Say why a model has no matrix."""
-        if self.done(model) == len(self.tasks):
-            return "incomplete (no seed has all tasks)"
-        return f"incomplete ({self.done(model)} of {len(self.tasks)} tasks)"
-
-    def results(self, model: str) -> list[Result]:
-        """Return a row's results."""
-        return [result for task in self.tasks for result in self.cells.get((model, task), [])]
-
-    def weights(self, model: str) -> str:
-        """Return what a row's models started from."""
-        return either(sorted({str(result.model.initial_weights) for result in self.results(model)}))
-
-
-def either(values: Sequence[Any]) -> str:
-    """Join what may be one, two or several values."""
-    return " or ".join(map(str, values)) if len(values) < 3 else ", ".join(map(str, values))
+    def cell(self, row: Row, task: str) -> str:
+        """Format a cell, × 100: mean, spread over seeds (n − 1) where there are two, and n where cells differ in it."""
+        results = row.cells.get(task)
+        if not results:
+            return "–"
+        scores = 100 * np.array([result.score for result in results])
+        spread = f" ± {scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
+        count = f" (n={len(scores)})" if len(self.seed_counts) > 1 else ""
+        return f"{scores.mean():.1f}{spread}{count}"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which results to show: of one suite, of some tasks (aggregated over them; a title says so), of one preset.
+    """Which results to show.
 
-    A name without results is an error, unless `must_exist` is False: then it is an empty column.
+    Attributes:
+        suite: only this suite's; None shows all.
+        tasks: only these tasks', which are then aggregated over (a title says so); empty shows all.
+        preset: only this preset's; None shows all.
+        must_exist: whether a name without results is an error. If not, a task without results is an empty column.
     """
 
     suite: str | None = None
@@ -123,95 +166,65 @@ def sections(results: Sequence[Result], selection: Selection = EVERYTHING) -> li
         UnknownNameError: a suite, task or preset without results.
         ResultError: one row's results on a task come from different data or were scored differently.
     """
-    results = selection.of(results)
     groups: dict[tuple[str, str, str], list[Result]] = {}
-    for result in results:
+    for result in selection.of(results):
         groups.setdefault((result.suite.id, result.task.source, result.preset), []).append(result)
-    return [
-        _section(*key, part, number, selection.tasks)
-        for key, group in sorted(groups.items(), key=lambda item: item[0])
-        for number, part in enumerate(_parts(key[0], group), start=1)
-    ]
+    return [section for key in sorted(groups) for section in _sections(key, groups[key], selection.tasks)]
 
 
-def _section(
-    suite: str, source: str, preset: str, results: list[Result], part: int, selected: Sequence[str]
-) -> Section:
-    finished = [result for result in results if result.status == DONE]
-    labels = _labels(finished)
-    cells: dict[tuple[str, str], list[Result]] = {}
-    for result, label in sorted(zip(finished, labels, strict=True), key=lambda pair: pair[0].seed):
-        cells.setdefault((label, result.task.id), []).append(result)
-    names = {label: result.model.name for result, label in zip(finished, labels, strict=True)}
-    order = list(MODELS)
-    models = sorted(names, key=lambda label: (_position(order, names[label]), label))
-    unfinished = [result for result in results if result.status != DONE]
-    tasks = [task for task in _suite_tasks(suite, results) if task in selected or not selected]
-    return Section(suite, source, preset, tasks, models, cells, unfinished, part, bool(selected))
+def _sections(key: tuple[str, str, str], results: list[Result], selected: Sequence[str]) -> list[Section]:
+    """Split one suite, source and preset into sections; each column of a section holds one dataset, scored in one way.
 
-
-def _parts(suite: str, results: list[Result]) -> list[list[Result]]:
-    """Split results so that each column holds one dataset, scored in one way; a row stays whole.
-
-    `--set data.steps=…`, for one, makes other data under the same task's name. Rows with the preset's configuration
-    come first, so that the first part is theirs.
+    `--set data.steps=…`, for one, makes other data under the same task's name. A row stays whole. Rows with the
+    preset's configuration come first, so that the first section is theirs.
     """
-    finished = [result for result in results if result.status == DONE]
-    rows: dict[tuple[bool, str], list[Result]] = {}
-    for result, label in zip(finished, _labels(finished), strict=True):
-        rows.setdefault((not result.model.is_preset_config, label), []).append(result)
-    parts: list[tuple[dict[str, tuple[Any, ...]], list[Result]]] = []
-    for _, row in sorted(rows.items(), key=lambda item: item[0]):
-        columns = _columns(suite, row)
+    named = list(zip(row_names(results), results, strict=True))
+    tasks = [task for task in _suite_tasks(results[0], results, selected) if task in selected or not selected]
+    unfinished = [(name.label, result) for name, result in named if result.status != DONE]
+    parts: list[tuple[dict[str, tuple[Any, ...]], list[Row]]] = []
+    for row in sorted(_rows(named), key=lambda row: (row.is_changed, row.label)):
+        columns = _columns(key[0], row)
         fitting = (part for part in parts if all(part[0].get(task, own) == own for task, own in columns.items()))
         part = next(fitting, None)
         if part is None:
             parts.append(part := ({}, []))
         part[0].update(columns)
-        part[1].extend(row)
-    members = [part for _, part in parts] or [[]]
-    members[0].extend(result for result in results if result.status != DONE)
-    return members
+        part[1].append(row)
+    order = list(MODELS)
+    return [
+        Section(
+            *key,
+            tasks=tasks,
+            rows=sorted(rows, key=lambda row: (_position(order, row.model), row.label)),
+            unfinished=unfinished if number == 1 else [],
+            part=number,
+            is_selection=bool(selected),
+        )
+        for number, rows in enumerate([rows for _, rows in parts] or [[]], start=1)
+    ]
 
 
-def _labels(results: list[Result]) -> list[str]:
-    """Name rows by model, with what the user changed; with the configuration's hash where that cannot be told.
-
-    A preset's configuration may differ from task to task. It cannot be told what was changed where the preset's own
-    configuration has no result on the task, or where there are several, e.g. of two versions of dtbench.
-    """
-    own: dict[tuple[str, str], ModelRecord] = {}
-    several: set[str] = set()
-    for result in results:
-        model, key = result.model, (result.model.name, result.task.id)
-        if model.is_preset_config and own.setdefault(key, model).config_hash != model.config_hash:
-            several.add(model.name)
-    return [_label(result, own, several) for result in results]
+def _rows(named: Sequence[tuple[RowName, Result]]) -> list[Row]:
+    rows: dict[str, Row] = {}
+    for name, result in sorted(named, key=lambda pair: pair[1].seed):
+        if result.status == DONE:
+            model = result.model
+            row = rows.setdefault(name.label, Row(name.label, model.name, name.changes, not model.is_preset_config, {}))
+            row.cells.setdefault(result.task.id, []).append(result)
+    return list(rows.values())
 
 
-def _label(result: Result, own: dict[tuple[str, str], ModelRecord], several: set[str]) -> str:
-    model = result.model
-    preset = own.get((model.name, result.task.id))
-    if model.name not in several:
-        if model.is_preset_config:
-            return model.name
-        changed = changes_between(preset.config, model.config) if preset else []
-        if 0 < len(changed) <= _SHOWN_CHANGES:
-            return f"{model.name} {' '.join(changed)}"
-    return model.folder
-
-
-def _columns(suite: str, row: list[Result]) -> dict[str, tuple[Any, ...]]:
+def _columns(suite: str, row: Row) -> dict[str, tuple[Any, ...]]:
     """Return for each task what must be equal down its column: the data, and how a return becomes a score."""
     columns: dict[str, tuple[Any, ...]] = {}
-    for result in row:
+    for result in (result for results in row.cells.values() for result in results):
         task = result.task
         own = (task.fingerprint, task.env_id, task.score_target, task.return_scale, task.reference)
         before = columns.setdefault(task.id, own)
         if before[0] != own[0]:
             raise ResultError(
                 f"{suite}: the results of {task.id} come from different data (fingerprints {str(before[0])[:12]} and "
-                f"{str(own[0])[:12]}), which are never put into one column; keep them in different folders."
+                f"{str(own[0])[:12]}), which never share a column; keep them in different folders."
             )
         if before != own:
             raise ResultError(
@@ -221,14 +234,16 @@ def _columns(suite: str, row: list[Result]) -> dict[str, tuple[Any, ...]]:
     return columns
 
 
-def _suite_tasks(suite: str, results: list[Result]) -> list[str]:
-    name, _, version = suite.partition("@")
-    present = list(dict.fromkeys(result.task.id for result in results))
-    try:
-        known = load_suite(name)
-    except DtbenchError:
-        return sorted(present)
-    return [task.id for task in known.tasks] if str(known.version) == version else sorted(present)
+def _suite_tasks(one: Result, results: list[Result], selected: Sequence[str]) -> list[str]:
+    """Return the tasks of the suite in its order; of a suite that is not one of ours, those with results."""
+    if one.suite.name in suite_names():
+        try:
+            suite = load_suite(one.suite.name)
+        except DtbenchError:
+            suite = None
+        if suite is not None and suite.version == one.suite.version:
+            return [task.id for task in suite.tasks]
+    return sorted({*selected, *(result.task.id for result in results)})
 
 
 def _position(order: list[str], name: str) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
 import scipy.stats
-from rich.console import Console
 from typer.testing import CliRunner
 
 from dtbench.cli import app as cli
@@ -16,8 +15,8 @@ from dtbench.errors import ResultError, UnknownNameError
 from dtbench.results import leaderboard, stats
 from dtbench.results.compare import compare
 from dtbench.results.files import scan
-from dtbench.results.schema import EpisodeScores, Result
-from dtbench.results.sections import EVERYTHING, Selection, sections
+from dtbench.results.schema import EpisodeScores, ErrorRecord
+from dtbench.results.sections import Selection, sections
 from dtbench.suites.scores import ReferenceScores
 from tests.results import samples
 
@@ -32,11 +31,11 @@ def few_repetitions(monkeypatch):
         monkeypatch.setattr(measure, "__defaults__", (50,))
 
 
-def row(text: str, model: str, heading: str) -> list[str]:
-    """Return the cells of a model's row in the table under a heading."""
+def row(text: str, model: str, heading: str, cell: str | None = None) -> list[str]:
+    """Return the cells of a model's row in the table under a heading; `cell` is its first cell if not just the name."""
     part = text.split(f"### {heading}")[1].split("###")[0]
-    line = next(line for line in part.splitlines() if line.startswith(f"| `{model}`"))
-    return [cell.strip() for cell in line.strip("|").split("|")]
+    line = next(line for line in part.splitlines() if line.startswith(f"| {cell or f'`{model}`'}"))
+    return [text.strip() for text in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
 def test_cells_are_mean_and_spread_over_seeds_times_100(tmp_path):
@@ -72,6 +71,41 @@ def test_failed_runs_are_listed_with_their_reason(tmp_path):
     samples.save_suite(tmp_path)
     samples.save(tmp_path, samples.failed("gpt2_dtma"))
     assert "- `gpt2_dtma` on hopper-medium, seed 0: failed: ValueError: loss is NaN" in render(tmp_path)
+
+
+def test_a_run_whose_process_died_is_listed_with_signal_and_log(tmp_path):
+    log = [f"line {number}" for number in range(20)] + ["```", "\x1b[31mKilled"]
+    error = ErrorRecord("WorkerEnded", "no result", signal="SIGKILL", log_tail=log)
+    samples.save(tmp_path, replace(samples.failed(), error=error))
+    samples.save(tmp_path, replace(samples.failed(seed=1), error=ErrorRecord("WorkerEnded", "no result", exit_code=3)))
+    samples.save(tmp_path, samples.unfinished(samples.result(seed=2, status="interrupted")))
+    text = render(tmp_path)
+    assert "- `dt` on hopper-medium, seed 0: failed: WorkerEnded: no result (killed by SIGKILL)\n\n  ````text\n" in text
+    assert "  line 19\n  ```\n  [31mKilled\n  ````\n" in text
+    assert "line 11\n" not in text
+    assert "seed 1: failed: WorkerEnded: no result (exit code 3)\n" in text
+    assert "- `dt` on hopper-medium, seed 2: interrupted" in text
+
+
+def test_a_signal_that_the_message_names_is_not_repeated(tmp_path):
+    error = ErrorRecord("WorkerEnded", "The worker was killed by SIGKILL.", signal="SIGKILL")
+    samples.save(tmp_path, replace(samples.failed(), error=error))
+    assert render(tmp_path).count("SIGKILL") == 1
+
+
+HOSTILE = "a|b `c` <d>\n[x](y) \\"
+
+
+def test_text_from_outside_does_not_break_the_markdown(tmp_path):
+    samples.save(tmp_path, samples.failed(message=HOSTILE))
+    named = samples.result("dt|`x`", model_initial_weights=HOSTILE, task_dataset_id=HOSTILE)
+    samples.save(tmp_path, named)
+    text = render(tmp_path)
+    assert "ValueError: a|b \\`c\\` \\<d> [x](y) \\\\\n" in text
+    assert row(text, "dt", "Models", cell="`` dt\\|`x` ``")[1] == "a\\|b \\`c\\` \\<d> [x](y) \\\\"
+    for line in text.splitlines():
+        if line.startswith("| ``"):
+            assert len(re.findall(r"(?<!\\)\|", line)) in (7, 11), line  # six columns, or a model and nine tasks
 
 
 def test_only_the_score_target_is_ranked(tmp_path):
@@ -115,7 +149,7 @@ def test_a_changed_configurations_own_data_make_a_section_of_their_own(tmp_path)
     samples.save_suite(tmp_path)
     samples.save(tmp_path, samples.changed(score=0.9, task_fingerprint="e" * 64))
     found = sections(scan(tmp_path)[0])
-    assert [section.models for section in found] == [["dt"], ["dt+xyz"]]
+    assert [[row.label for row in section.rows] for section in found] == [["dt"], ["dt+xyz"]]
     assert found[1].title.endswith("other data 2")
     assert "not comparable" in render(tmp_path).split("other data 2")[1]
     with pytest.raises(ResultError, match="share no task"):
@@ -155,24 +189,6 @@ def test_changed_configurations_are_rows_of_their_own(tmp_path):
     assert row(text, "dt", "Scores per task")[1] == "20.0"
     assert row(text, "dt+xyz", "Scores per task")[1] == "80.0"
     assert "changed by the user" in row(text, "dt+xyz", "Models")[5]
-
-
-def varied(score, task="hopper-medium", digits="abc", **config):
-    """A result with a configuration; a preset's may differ from task to task."""
-    own = config.get("backbone") == "bundled"
-    content = samples.result("lamo", task, score=score, model_config_hash=digits, model_is_preset_config=own)
-    return replace(content, model=replace(content.model, config={"model": config}, changes=[] if own else None))
-
-
-def test_a_row_is_named_by_what_was_changed(tmp_path):
-    samples.save(tmp_path, varied(0.2, "hopper-medium", "a", backbone="bundled", tanh=True))
-    samples.save(tmp_path, varied(0.3, "walker2d-medium", "b", backbone="bundled", tanh=False))
-    samples.save(tmp_path, varied(0.4, "hopper-medium", "c", backbone="scratch", tanh=True))
-    samples.save(tmp_path, varied(0.5, "walker2d-medium", "d", backbone="scratch", tanh=False))
-    text = render(tmp_path, Selection(tasks=["walker2d-medium", "hopper-medium"]))
-    assert row(text, "lamo", "Scores per task")[1:] == ["20.0", "30.0"]
-    assert row(text, "lamo backbone=scratch", "Scores per task")[1:] == ["40.0", "50.0"]
-    assert row(text, "lamo backbone=scratch", "Models")[5] == "`c` or `d` changed by the user"
 
 
 def test_a_selection_of_tasks_is_aggregated_and_said(tmp_path):
@@ -219,8 +235,8 @@ def test_compare_reports_differences_and_probability(tmp_path):
     samples.save_suite(tmp_path)
     samples.save_suite(tmp_path, "gpt2_dtma", base=0.5)
     (comparison,) = compare(tmp_path, "gpt2_dtma", "dt")
-    assert [row["difference"] for row in comparison["tasks"]] == pytest.approx([0.1] * 9)
-    assert comparison["probability_of_improvement"]["value"] == 1.0
+    assert [row.difference for row in comparison.tasks] == pytest.approx([0.1] * 9)
+    assert comparison.probability_of_improvement.value == 1.0
     with pytest.raises(UnknownNameError, match="did you mean 'dt'"):
         compare(tmp_path, "gpt2_dtma", "dtt")
     words = ["compare", str(tmp_path), "gpt2_dtma", "dt", "--task", "hopper-medium,walker2d-medium", "--json"]
@@ -228,29 +244,6 @@ def test_compare_reports_differences_and_probability(tmp_path):
     assert [row["task"] for row in chosen["tasks"]] == ["hopper-medium", "walker2d-medium"]
     wrong = CliRunner().invoke(cli.app, [*words, "--preset", "learnt"])
     assert "Unknown preset in these results 'learnt'" in str(wrong.exception)
-
-
-def shown(results: list[Result], selection: Selection = EVERYTHING) -> str:
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(leaderboard.console_table(results, selection))
-    return console.export_text()
-
-
-def test_console_table_shows_scores_and_each_rows_weights(tmp_path):
-    samples.save_suite(tmp_path)
-    samples.save(tmp_path, samples.changed(score=0.9, model_initial_weights="gpt2"))
-    text = shown(scan(tmp_path)[0])
-    assert "41.0 ± 1.4" in text
-    (weights,) = (line for line in text.splitlines() if "initial weights" in line)
-    assert [part.strip() for part in weights.strip("│").split("│")[1:]] == ["random", "gpt2"]
-
-
-def test_console_shows_every_section_and_unfinished_ones():
-    text = shown([samples.result(), samples.result(preset="paper", score=0.9)])
-    assert "preset quick" in text
-    assert "preset paper" in text
-    assert "no run has finished" in shown([samples.failed()])
-    assert shown([]).strip() == ""
 
 
 def test_empty_and_missing_folders_are_named(tmp_path):
@@ -261,12 +254,3 @@ def test_empty_and_missing_folders_are_named(tmp_path):
         render(tmp_path)
     with pytest.raises(ResultError, match="no folder"):
         render(tmp_path / "nowhere")
-
-
-def test_a_run_of_some_tasks_is_aggregated_over_them(tmp_path):
-    results = [samples.result(score=0.2), samples.result(task="walker2d-medium", score=0.4)]
-    asked = Selection(tasks=["hopper-medium", "walker2d-medium"], must_exist=False)
-    text = shown(results, asked)
-    assert "incomplete" not in text
-    assert "30.0 [n/a]" in text
-    assert "incomplete (1 of 2 tasks)" in shown(results[:1], asked)

@@ -1,0 +1,85 @@
+"""Text of results as tables show it: on one line, and harmless to markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from dtbench.results.schema import ErrorRecord, Result
+from dtbench.results.stats import Estimate
+
+
+def one_line(text: str) -> str:
+    r"""Return text without line breaks and control characters, e.g. a terminal's colours.
+
+    >>> one_line("loss\n is \x1b[31mNaN")
+    'loss is [31mNaN'
+    """
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
+def markdown_text(text: str) -> str:
+    r"""Return text that markdown shows as it is.
+
+    >>> print(markdown_text("a `b` <c>"))
+    a \`b\` \<c>
+    """
+    return re.sub(r"([\\`<])", r"\\\1", one_line(text))
+
+
+def code(text: str) -> str:
+    """Return text as markdown's inline code.
+
+    >>> code("dt"), code("a`b")
+    ('`dt`', '`` a`b ``')
+    """
+    text = one_line(text)
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    return f"`{text}`" if longest == 0 else f"{'`' * (longest + 1)} {text} {'`' * (longest + 1)}"
+
+
+def code_block(lines: Sequence[str], indent: str) -> str:
+    """Return lines as a fenced block of code, indented as part of a list."""
+    shown = [one_line(line) for line in lines]
+    longest = max((len(run) for line in shown for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join(f"{indent}{line}".rstrip() for line in (f"{fence}text", *shown, fence))
+
+
+def markdown_table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    """Return a markdown table; a `|` in a cell stays in its cell."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (headers, *rows)]
+    return tabulate(escaped[1:], headers=escaped[0], tablefmt="github", disable_numparse=True)
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """Return an estimate × 100 with its interval, e.g. `41.3 [34.2, 47.3]`."""
+    if estimate.interval is None:
+        return f"{100 * estimate.value:.1f} [n/a]"
+    low, high = estimate.interval
+    return f"{100 * estimate.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def reason(result: Result) -> str:
+    """Say why a run has no score, e.g. `failed: ValueError: the loss is NaN`."""
+    error = result.error
+    if error is None:
+        return result.status
+    return one_line(f"{result.status}: {error.type}: {error.message}{_end_of_process(error)}")
+
+
+def _end_of_process(error: ErrorRecord) -> str:
+    """Return a process's signal or exit code, unless the message already names it."""
+    if error.signal is not None:
+        return "" if error.signal in error.message else f" (killed by {error.signal})"
+    if error.exit_code is not None:
+        return "" if str(error.exit_code) in error.message else f" (exit code {error.exit_code})"
+    return ""
+
+
+def either(values: Sequence[Any]) -> str:
+    """Join what may be one, two or several values."""
+    return " or ".join(map(str, values)) if len(values) < 3 else ", ".join(map(str, values))
