@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import lightning
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError
 
 from dtbench.config import RunConfig, from_dict, require, require_one_of, require_positive
+from dtbench.determinism import seed_torch
 from dtbench.models.parts.language_loss import LanguageLoss
 from dtbench.models.parts.memory import Numbers, mlp_bytes, state_bytes, trunk_bytes
 from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_PER_STEP, TrajectoryEmbedding
@@ -118,17 +118,12 @@ class OfflineModule(lightning.LightningModule):
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         self.step = batch_idx
-        self._seed_step(batch_idx)
+        seed_torch(self.seed, batch_idx, self.global_rank)  # dropout
         loss, metrics = self.loss(batch)
         self.recent_losses[batch_idx % _RECENT] = loss.detach()
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in metrics.items()})
         return loss
-
-    def _seed_step(self, step: int) -> None:
-        """Make dropout a function of (seed, step, rank): a resumed run sees what the uninterrupted one would."""
-        entropy = np.random.SeedSequence((self.seed, step, self.global_rank))
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def frozen_parameters(self, step: int) -> Iterable[nn.Parameter]:
         """Return the parameters that the (0-based) step leaves unchanged; none for most methods."""
