@@ -1,16 +1,41 @@
-"""One thread where the last bits matter: a sum that is split over threads rounds differently."""
+"""What makes a run repeatable: every draw is a function of (seed, step, rank), and sums round in one way."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+
+
+def generator(seed: int, step: int, rank: int = 0, *stream: int) -> np.random.Generator:
+    """Return the random numbers of one step on one rank.
+
+    A resumed run draws what the uninterrupted one would have drawn, and no two ranks draw alike.
+
+    Args:
+        seed: seed of the run.
+        step: 0-based training step.
+        rank: rank of the process in distributed training.
+        stream: further numbers, for draws that must be independent of the others of the same step.
+    """
+    return np.random.Generator(np.random.Philox(_entropy(seed, step, rank, *stream)))
+
+
+def seed_torch(seed: int, step: int, rank: int = 0) -> None:
+    """Seed PyTorch's global generators, and with them dropout, for one step on one rank."""
+    word = _entropy(seed, step, rank).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(word >> np.uint64(1)))  # PyTorch takes 63 bits without a sign
+
+
+def _entropy(*numbers: int) -> np.random.SeedSequence:
+    return np.random.SeedSequence(numbers)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one CPU thread inside the block."""
+    """Let torch compute on one CPU thread inside the block: a sum that is split over threads rounds differently."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

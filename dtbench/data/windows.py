@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dtbench.data.store import TrajectoryStore
+from dtbench.determinism import generator
 from dtbench.errors import ConfigError
 
 _STD_FLOOR = 1e-6  # DT's code adds it to the standard deviation
@@ -93,8 +94,7 @@ class Windows:
         A pure function of (seed, step, rank): a resumed run sees what the uninterrupted one would, and no two ranks
         draw alike.
         """
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, step, rank))))
-        drawn = generator.integers(self.num_steps, size=batch_size)
+        drawn = generator(seed, step, rank).integers(self.num_steps, size=batch_size)
         return torch.from_numpy(drawn if self._kept_steps is None else self._kept_steps[drawn])
 
     def gather(self, starts: Tensor) -> dict[str, Tensor]:

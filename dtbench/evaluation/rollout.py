@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 from typing import Protocol as Interface
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dtbench.config import require
 from dtbench.determinism import one_thread
 from dtbench.environments.make import make_environment
 from dtbench.errors import DataError, DtbenchError
@@ -60,9 +61,49 @@ class EvaluationProtocol:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> EvaluationProtocol:
-        """Rebuild what `to_dict` returned."""
-        arrays = {name: np.asarray(content[name], dtype=np.float32) for name in ("state_mean", "state_std")}
-        return cls(**{**content, **arrays})
+        """Rebuild what `to_dict` returned.
+
+        Raises:
+            ConfigError: a field is missing, unknown or impossible.
+        """
+        names = [entry.name for entry in fields(cls)]
+        for name in content:
+            require(name in names, f"protocol.{name}", f"must be one of {', '.join(names)}", name)
+        for name in names:
+            require(name in content, f"protocol.{name}", "must be given", None)
+        values = dict(content)
+        for name, kind in _PLAIN_FIELDS.items():
+            require(type(values[name]) in kind, f"protocol.{name}", f"must be a {kind[0].__name__}", values[name])
+        steps = values["max_episode_steps"]
+        require(steps > 0, "protocol.max_episode_steps", "must be positive", steps)
+        scale = values["return_scale"]
+        require(0 < scale < np.inf, "protocol.return_scale", "must be positive and finite", scale)
+        for name in ("state_mean", "state_std"):
+            values[name] = _numbers(f"protocol.{name}", values[name])
+        mean, std = values["state_mean"], values["state_std"]
+        require(len(std) == len(mean), "protocol.state_std", f"must hold {len(mean)} numbers", len(std))
+        require(bool((std > 0).all()), "protocol.state_std", "must be positive", std.tolist())
+        return cls(**values)
+
+
+#: What JSON gives for the fields that are not arrays.
+_PLAIN_FIELDS: dict[str, tuple[type, ...]] = {
+    "env_id": (str,),
+    "max_episode_steps": (int,),
+    "return_scale": (float, int),
+    "delayed_reward": (bool,),
+    "env_kwargs": (dict,),
+}
+
+
+def _numbers(key: str, value: Any) -> NDArray[np.float32]:
+    """Return a list of finite numbers as (n,) float32."""
+    try:
+        array = np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError):
+        array = np.empty((0, 0), dtype=np.float32)
+    require(array.ndim == 1 and bool(np.isfinite(array).all()), key, "must be a list of finite numbers", value)
+    return array
 
 
 @dataclass(frozen=True)
@@ -190,18 +231,34 @@ class _History:
 
 
 def _act(policy: Policy, history: _History, step: int, alive: NDArray[np.int_]) -> Tensor:
-    """One forward pass for all living environments, in blocks of one size.
+    """Choose the actions of all running environments in forward passes of one size: (rows, action_dim).
 
     Raises:
-        DtbenchError: an action is not finite; MuJoCo would go on with it and return NaN.
+        DtbenchError: an action has another shape, which would be broadcast, or is not finite, with which MuJoCo would
+            continue and return NaN.
     """
     rows = torch.from_numpy(alive).to(history.actions.device)
     idle = -len(rows) % BLOCK
-    blocks = torch.cat((rows, rows[:1].expand(idle))).split(BLOCK)
-    actions = torch.cat([policy.act(history.window(step, block)) for block in blocks])[: len(rows)]
+    blocks = torch.split(torch.cat((rows, rows[:1].expand(idle))), BLOCK)
+    needed = (BLOCK, history.actions.shape[-1])
+    actions = torch.cat([_checked(policy, policy.act(history.window(step, block)), needed) for block in blocks])
+    actions = actions[: len(rows)]
     if not torch.isfinite(actions).all():
         raise DtbenchError(
             f"The policy's action is NaN or infinite at step {step}: its training diverged; try a lower "
             "optimizer.learning_rate or a longer optimizer.warmup_steps."
         )
     return actions
+
+
+def _checked(policy: Policy, actions: Any, needed: tuple[int, int]) -> Tensor:
+    """Return the actions if they are a tensor of the needed shape."""
+    if isinstance(actions, Tensor) and actions.shape == needed:
+        return actions
+    kind = type(actions)
+    found = (
+        f"shape {tuple(actions.shape)}" if isinstance(actions, Tensor) else f"a {kind.__module__}.{kind.__qualname__}"
+    )
+    raise DtbenchError(
+        f"{type(policy).__name__}.act returned {found}, but a tensor of shape (B, action_dim) = {needed} is needed."
+    )

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import lightning
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError
 
 from dtbench.config import RunConfig, from_dict, require, require_one_of, require_positive
-from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TrajectoryEmbedding
+from dtbench.determinism import seed_torch
+from dtbench.models.parts.language_loss import LanguageLoss
+from dtbench.models.parts.memory import Numbers, mlp_bytes, state_bytes, trunk_bytes
+from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_PER_STEP, TrajectoryEmbedding
 from dtbench.models.parts.trunk import ACTIVATIONS, TrunkConfig
 
 Window = dict[str, Tensor]
@@ -110,19 +112,18 @@ class OfflineModule(lightning.LightningModule):
         """
         raise NotImplementedError
 
+    def activation_bytes(self, batch_size: int, numbers: Numbers) -> int:
+        """Estimate what a training step keeps for its backward pass; here every linear map sees each step once."""
+        return mlp_bytes(self, batch_size * self.context_length, numbers)
+
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         self.step = batch_idx
-        self._seed_step(batch_idx)
+        seed_torch(self.seed, batch_idx, self.global_rank)  # dropout
         loss, metrics = self.loss(batch)
         self.recent_losses[batch_idx % _RECENT] = loss.detach()
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in metrics.items()})
         return loss
-
-    def _seed_step(self, step: int) -> None:
-        """Make dropout a function of (seed, step, rank): a resumed run sees what the uninterrupted one would."""
-        entropy = np.random.SeedSequence((self.seed, step, self.global_rank))
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def frozen_parameters(self, step: int) -> Iterable[nn.Parameter]:
         """Return the parameters that the (0-based) step leaves unchanged; none for most methods."""
@@ -201,9 +202,11 @@ class SequencePolicy(OfflineModule):
     embedding: TrajectoryEmbedding
     trunk: Any  # `Trunk`, or an adapter with its call
     head: nn.Module
+    language: LanguageLoss | None
 
     def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
+        self.language = None
         self.action_error = MeanAbsoluteError()
 
     def forward(self, window: Window, select: slice = STATE_TOKENS) -> Tensor:
@@ -217,15 +220,55 @@ class SequencePolicy(OfflineModule):
         error = self.action_error(predicted.detach().float(), taken)
         return nn.functional.mse_loss(predicted, taken), {"action_mae": error}
 
+    def activation_bytes(self, batch_size: int, numbers: Numbers) -> int:
+        """Estimate what the trunk, its embeddings and the language loss keep for the backward pass."""
+        tokens = TOKENS_PER_STEP * self.context_length
+        config = getattr(self.trunk, "config", None)
+        if not isinstance(config, TrunkConfig):  # a trunk from outside
+            return mlp_bytes(self, batch_size * tokens, numbers)
+        embedded = 4 * batch_size * tokens * config.width * numbers.bytes_per_value
+        kept = trunk_bytes(self.trunk, batch_size, tokens, self.context_length, numbers)
+        text = self.language.activation_bytes(self.trunk, numbers) if self.language is not None else 0
+        return embedded + kept + text
+
     def act(self, window: Window) -> Tensor:
         return self(window, LAST_STATE_TOKEN)[:, 0].float()
 
 
 def build_on_meta(model: type[OfflineModule], config: RunConfig, dims: Mapping[str, int]) -> OfflineModule:
-    """Build a model without memory."""
-    return model(config, dims)
+    """Build a model without memory for its weights, so that impossible sizes are found before any run.
+
+    All weights are on PyTorch's `meta` device, and pretrained weights are read as shapes only. Call `prepare` before. A
+    model from outside that needs the values of its weights while it is built is built as usual, on the CPU. The global
+    random state is left as it was.
+
+    Raises:
+        ConfigError: the model cannot be built from this configuration.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return model(config, dims)
+        except (NotImplementedError, RuntimeError, TypeError):
+            return model(config, dims)
 
 
 def estimate_memory(module: OfflineModule, config: RunConfig, dims: Mapping[str, int]) -> int:
-    """Estimate the bytes of a training step."""
-    return 0
+    """Estimate roughly the bytes that a training step needs on the device it runs on.
+
+    Weights, gradients and AdamW's two moments are counted exactly (16 bytes per trained parameter, 4 per other one);
+    what is kept for the backward pass comes from `OfflineModule.activation_bytes`; the batch is added. The process
+    itself (Python, PyTorch, about half a gigabyte) and the dataset are not counted.
+
+    Args:
+        module: the model, e.g. from `build_on_meta`.
+        config: its configuration.
+        dims: `observation_dim` and `action_dim`.
+    """
+    training, hardware = config.training, config.hardware
+    on_gpu = hardware.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    size = 2 if "16" in hardware.precision else 8 if "64" in hardware.precision else 4
+    values_per_step = 2 * dims["observation_dim"] + dims["action_dim"] + 8
+    batch = 4 * training.batch_size * training.context_length * values_per_step
+    activations = module.activation_bytes(training.batch_size, Numbers(size, fused_attention=on_gpu))
+    return state_bytes(module) + activations + batch

@@ -21,7 +21,7 @@ from dtbench.models.base import OfflineModule, Window
 class BehaviourCloningConfig:
     """An MLP of `layers` hidden layers of `width` with ReLU; tanh where actions lie in [−1, 1].
 
-    `top_fraction` keeps so much of the trajectories, the best by return.
+    `top_fraction` is the share of the trajectories to train on, best return first; 1 leaves that to the task.
     """
 
     layers: int = 2
@@ -52,7 +52,9 @@ class BehaviourCloning(OfflineModule):
 
     @property
     def window_options(self) -> dict[str, Any]:
-        return {"top_fraction": self.options.top_fraction}
+        """Ask for the best trajectories only; without such a wish the task's own share counts."""
+        share = self.options.top_fraction
+        return {"top_fraction": share} if share < 1 else {}
 
     def forward(self, observations: Tensor) -> Tensor:
         """(…, obs_dim) → (…, action_dim)."""

@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from dtbench.config import RunConfig, require, require_not_negative, require_positive
 from dtbench.models.base import OfflineModule, Window
+from dtbench.models.parts.memory import Numbers, mlp_bytes
 
 _LOG_STD_RANGE = (-20.0, 2.0)
 #: Actions of the data are kept off ±1, where a squashed Gaussian has no density.
@@ -224,6 +225,11 @@ class ConservativeQLearning(OfflineModule):
         with torch.no_grad():
             for old, new in zip(self.target_critics.parameters(), self.critics.parameters(), strict=True):
                 old.lerp_(new, self.options.target_rate)
+
+    def activation_bytes(self, batch_size: int, numbers: Numbers) -> int:
+        """Estimate what the networks keep: the critics judge every sampled action of every state."""
+        states, sampled = batch_size * self.context_length, self.options.sampled_actions
+        return mlp_bytes(self.critics, states * (1 + 3 * sampled), numbers) + mlp_bytes(self.policy, states, numbers)
 
     def act(self, window: Window) -> Tensor:
         return self.policy.mode(window["observations"][:, -1]).float()

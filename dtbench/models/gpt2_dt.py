@@ -136,6 +136,8 @@ def reference_alignment(embedded: Tensor, centres: Tensor) -> Tensor:
 
 def word_centres(words: Tensor, count: int) -> Tensor:
     """Cluster the word table by cosine (spherical k-means): (V, d) → (min(count, V), d), of length 1."""
+    if words.is_meta:
+        return words[:count]
     words = nn.functional.normalize(words, dim=-1)
     generator = torch.Generator().manual_seed(0)
     centres = words[torch.randperm(len(words), generator=generator)[:count]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import gymnasium as gym
@@ -143,6 +144,62 @@ def test_a_diverged_policy_is_an_error_at_once(value):
 
     with pytest.raises(DtbenchError, match="NaN or infinite at step 2"):
         evaluate(Diverged(), HOPPER, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (lambda batch: torch.zeros(batch, 1), r"shape \(10, 1\)"),  # would be broadcast to all three joints
+        (lambda batch: torch.zeros(3), r"shape \(3,\)"),
+        (lambda batch: torch.zeros(batch, 1, 3), r"shape \(10, 1, 3\)"),
+        (lambda batch: torch.zeros(1, 3), r"shape \(1, 3\)"),
+        (lambda batch: np.zeros((batch, 3)), "a numpy.ndarray"),
+    ],
+)
+def test_actions_of_another_shape_are_refused(wrong, found):
+    class Odd:
+        context_length = 2
+
+        def act(self, window):
+            return wrong(len(window["observations"]))
+
+    with pytest.raises(DtbenchError, match=rf"Odd.act returned {found}, .*\(B, action_dim\) = \(10, 3\)"):
+        evaluate(Odd(), HOPPER, 0, 3)
+
+
+def test_a_protocol_is_rebuilt_from_plain_values():
+    protocol = replace(HOPPER, env_kwargs={"reset_noise_scale": 0.1}, delayed_reward=True)
+    again = EvaluationProtocol.from_dict(json.loads(json.dumps(protocol.to_dict())))
+    assert again.to_dict() == protocol.to_dict()
+    for name in ("state_mean", "state_std"):
+        assert np.array_equal(getattr(again, name), getattr(protocol, name))
+        assert getattr(again, name).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"env_id": None}, "env_id"),
+        ({"max_episode_steps": "many"}, "max_episode_steps"),
+        ({"max_episode_steps": 0}, "max_episode_steps"),
+        ({"max_episode_steps": True}, "max_episode_steps"),
+        ({"return_scale": 0}, "return_scale"),
+        ({"return_scale": float("nan")}, "return_scale"),
+        ({"state_mean": ["x"]}, "state_mean"),
+        ({"state_std": [1.0]}, "state_std"),
+        ({"state_std": [0.0] * 11}, "state_std"),
+        ({"env_kwargs": [1]}, "env_kwargs"),
+        ({"delayed_reward": "no"}, "delayed_reward"),
+        ({"unknown": 1}, "unknown"),
+    ],
+)
+def test_a_damaged_protocol_is_one_sentence(change, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        EvaluationProtocol.from_dict({**HOPPER.to_dict(), **change})
+    assert "\n" not in str(caught.value)
+    without = {key: value for key, value in HOPPER.to_dict().items() if key != "return_scale"}
+    with pytest.raises(ConfigError, match="return_scale"):
+        EvaluationProtocol.from_dict(without)
 
 
 def test_mistakes_are_named():

@@ -29,6 +29,14 @@ def test_bc10_trains_on_the_best_tenth(tmp_path):
     assert len(every) == store.num_episodes
 
 
+def test_a_tasks_own_share_of_the_best_is_kept():
+    """The wishes of a model replace the task's options, so plain cloning must not wish for anything."""
+    task = {"top_fraction": 0.5}
+    cloning, best_tenth = (BehaviourCloning(model_config(name), DIMS) for name in ("bc", "bc10"))
+    assert {**task, **cloning.window_options} == {"top_fraction": 0.5}
+    assert {**task, **best_tenth.window_options} == {"top_fraction": 0.1}
+
+
 def test_act_is_the_last_steps_and_bounded_by_tanh():
     module = BehaviourCloning(model_config("bc"), DIMS).eval()
     window = windows(module)

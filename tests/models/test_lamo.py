@@ -101,7 +101,9 @@ def test_language_loss_is_gpt2s_own(gpt2):
     trunk = backbone.build().eval()
     ids = torch.randint(0, backbone.language.words.shape[0], (2, 16), generator=torch.Generator().manual_seed(0))
     expected = model(input_ids=ids, labels=ids).loss
-    loss = LanguageLoss(backbone.language, lambda seed, step, rank: ids, learns=False)(trunk, seed=0, step=0, rank=0)
+    loss = LanguageLoss(backbone.language, lambda seed, step, rank: ids, (2, 16), learns=False)(
+        trunk, seed=0, step=0, rank=0
+    )
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)  # fp32, the bound of the trunk's own test
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dtbench.errors import ConfigError
+from dtbench.models.parts.memory import builds_on_meta
 from dtbench.models.parts.trunk import TrunkConfig
 
 
@@ -31,11 +32,16 @@ def trunk_config(folder: Path, name: str) -> TrunkConfig:
 class AutoTrunk(nn.Module):
     """The trunk's call, (tokens, token_mask, select) → outputs, on a model of `transformers`; its own dropouts hold."""
 
-    def __init__(self, folder: Path) -> None:
-        from transformers import AutoModel
+    def __init__(self, folder: Path, config: TrunkConfig) -> None:
+        from transformers import AutoConfig, AutoModel
 
         super().__init__()
-        self.model = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True).float()
+        self.config = config
+        if builds_on_meta():
+            model = AutoModel.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        else:
+            model = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+        self.model = model.float()
         self.model.get_input_embeddings().requires_grad_(False)  # never used: tokens are embedded trajectories
 
     def forward(self, tokens: Tensor, token_mask: Tensor, select: slice | None = None) -> Tensor:

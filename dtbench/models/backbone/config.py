@@ -94,7 +94,8 @@ def build_language_loss(options: BackboneConfig, backbone: Backbone, *, learns: 
             f"model.language_weight > 0 needs a pretrained GPT-2, and backbone {backbone.description} is none."
         )
     batches = TextBatches(options.text, backbone, options.text_batch, options.text_context)
-    return LanguageLoss(backbone.language, batches, learns=learns)
+    shape = (options.text_batch, min(options.text_context, len(backbone.language.positions)))
+    return LanguageLoss(backbone.language, batches, shape, learns=learns)
 
 
 def reinit_heads(trunk: nn.Module, heads: list[int]) -> None:

@@ -17,13 +17,14 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dtbench.errors import ConfigError, SourceError
 from dtbench.models.backbone.hub import from_hub
 from dtbench.models.parts.language_loss import LanguageTables
+from dtbench.models.parts.memory import builds_on_meta
 from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.trunk import MixerFactory, Trunk, TrunkConfig
 
@@ -62,7 +63,7 @@ class Backbone:
             from dtbench.models.backbone.auto_model import AutoTrunk
 
             assert self.files is not None
-            return AutoTrunk(self.files(_CONFIG).parent)
+            return AutoTrunk(self.files(_CONFIG).parent, self.config)
         trunk = Trunk(self.config, mixer)
         self.load_into(trunk)
         return trunk
@@ -163,7 +164,7 @@ def _read(files: Files, name: str, dropout: float) -> Backbone:
     except (OSError, ValueError) as error:
         raise ConfigError(f"Backbone {name!r} cannot be read: {error}.") from error
     model_type = str(raw.get("model_type"))
-    description = f"{name} (sha256 {_digest(weights)[:12]})"
+    description = name if builds_on_meta() else f"{name} (sha256 {_digest(weights)[:12]})"
     if model_type != "gpt2":
         from dtbench.models.backbone.auto_model import trunk_config
 
@@ -184,7 +185,10 @@ def _weight_files(files: Files) -> list[Path]:
 
 def _digest(files: list[Path]) -> str:
     """Return the sha256 of one file, or of the digests of several."""
-    digests = [hashlib.sha256(file.read_bytes()) for file in files]
+    digests = []
+    for file in files:
+        with file.open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256"))
     return (digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(d.digest() for d in digests))).hexdigest()
 
 
@@ -195,14 +199,21 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         ConfigError: not readable.
     """
     try:
-        tensors = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
+        tensors = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise ConfigError(f"{file} cannot be read: {str(error).splitlines()[0]}.") from error
     return {name.removeprefix("transformer."): tensor.float() for name, tensor in tensors.items()}
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    if not builds_on_meta():
+        return load_file(file)
+    with safe_open(file, "pt") as content:
+        return {name: torch.empty(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118
+
+
+def _read_pickle(file: Path) -> dict[str, Tensor]:
+    return torch.load(file, map_location="meta" if builds_on_meta() else "cpu", weights_only=True)
 
 
 def _take(tensors: dict[str, Tensor], name: str) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tokenizers import Tokenizer
@@ -119,7 +120,7 @@ def make_synthetic_backbone(options: SyntheticOptions, output: Path) -> dict[str
     settings = PretrainSettings(vocabulary=options.states, steps=options.steps, seed=options.seed)
     batches = markov_batches(settings, options.temperature)
     work, part = output.with_name(f"{output.name}.work"), output.with_name(f"{output.name}.part")
-    with one_thread():
+    with one_thread(), torch.device("cpu"):  # even where a model is being built without memory
         model = pretrain(settings, batches, work)
         unseen = np.concatenate([batches(settings.steps + index).ravel() for index in range(8)])
         reached = perplexity(model, unseen)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from dtbench.determinism import generator
 from dtbench.errors import ConfigError, DataError, SourceError
 from dtbench.locks import lock
 from dtbench.models.backbone.hub import from_hub
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 _LINES = 1000
+#: Keeps the draws of text apart from those of windows.
+_TEXT = 1
 
 
 def read_text(path: Path) -> str:
@@ -110,8 +113,7 @@ class TextTokens:
 
     def batch(self, size: int, *, seed: int, step: int, rank: int = 0) -> NDArray[np.int64]:
         """Draw `size` stretches uniformly: (size, context) int64."""
-        random = np.random.default_rng((seed, step, rank, 1))
-        starts = random.integers(0, len(self.ids) - self.context, size)
+        starts = generator(seed, step, rank, _TEXT).integers(0, len(self.ids) - self.context, size)
         return self.ids[starts[:, None] + np.arange(self.context)].astype(np.int64)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dtbench.models.parts.memory import Numbers, trunk_bytes
+
 #: Draws token ids (B, T) int64 for (seed, step, rank).
 DrawText = Callable[[int, int, int], Tensor]
 
@@ -26,14 +28,15 @@ class LanguageLoss(nn.Module):
     Args:
         tables: word and position table.
         draw: draws the text of a step.
+        text_shape: (B, T) of that text, for an estimate of memory.
         learns: whether the tables are trained (GPT-2-DT) or kept (LaMo).
     """
 
-    def __init__(self, tables: LanguageTables, draw: DrawText, *, learns: bool) -> None:
+    def __init__(self, tables: LanguageTables, draw: DrawText, text_shape: tuple[int, int], *, learns: bool) -> None:
         super().__init__()
         self.words = nn.Parameter(tables.words.clone(), requires_grad=learns)
         self.positions = nn.Parameter(tables.positions.clone(), requires_grad=learns)
-        self.draw = draw
+        self.draw, self.text_shape = draw, text_shape
 
     def forward(self, trunk: nn.Module, seed: int, step: int, rank: int) -> Tensor:
         """Return the loss of the step's text."""
@@ -45,3 +48,9 @@ class LanguageLoss(nn.Module):
         hidden = trunk(tokens, torch.ones_like(ids, dtype=torch.bool))
         logits = hidden[:, :-1] @ self.words.T
         return nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+
+    def activation_bytes(self, trunk: nn.Module, numbers: Numbers) -> int:
+        """Estimate what a forward pass keeps for the backward pass: the trunk's part, and three times the logits."""
+        batch, tokens = self.text_shape
+        logits = 3 * batch * tokens * len(self.words) * numbers.bytes_per_value
+        return trunk_bytes(trunk, batch, tokens, tokens, numbers) + logits
