@@ -30,6 +30,7 @@ def episode_return(name: str, seed: int, expert: bool) -> float:
 
 
 def main() -> None:
+    """Print the mean returns."""
     for name in DTMA_MAZES:
         for expert in (False, True):
             returns = [episode_return(name, seed, expert) for seed in range(100)]

@@ -311,8 +311,8 @@ def _merge(config: DictConfig, layer: Mapping[str, Any], where: str) -> DictConf
         raise ConfigError(f"{where}: {unknown}") from error
     except (OmegaConfBaseException, TypeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        key = getattr(error, "full_key", None) or getattr(error, "key", None)
-        raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{reason}.") from error
+        wrong = getattr(error, "full_key", None) or getattr(error, "key", None)
+        raise ConfigError(f"{where}: {f'{wrong}: ' if wrong else ''}{reason}.") from error
     assert isinstance(merged, DictConfig)
     if merged.model is None:
         raise ConfigError(f"{where}: model must hold the model's settings, not null.")

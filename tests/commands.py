@@ -40,9 +40,10 @@ def main(*words: object) -> int:
     """Run the whole program in this process, with its handling of errors, and return its exit code."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["dtbench", *map(str, words)])
-            program.main()
+            with pytest.raises(SystemExit) as ended:
+                program.main()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

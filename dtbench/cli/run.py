@@ -13,6 +13,7 @@ from dtbench.errors import ConfigError
 
 if TYPE_CHECKING:
     from dtbench.results.expectations import Verdict
+    from dtbench.results.sections import Selection
     from dtbench.runs.execute import RunSummary
     from dtbench.runs.plan import RunPlan, RunRequest
 
@@ -130,15 +131,25 @@ def _finish(request: RunRequest, summary: RunSummary, as_json: bool) -> None:
 
     file = request.output / "leaderboard.md"
     if summary.results:
-        leaderboard.write(request.output, file)
+        leaderboard.write(request.output, file, _selection(request))
     if as_json:
         echo_json([result.to_dict() for result in summary.results])
         return
     if summary.results:
-        out.print(leaderboard.console_table(summary.results))
+        out.print(leaderboard.console_table(summary.results, _selection(request)))
         typer.echo(f"Leaderboard: {file}")
     if summary.failed:
         typer.echo(f"{summary.failed} runs failed; their results say why (status and error).", err=True)
+
+
+def _selection(request: RunRequest) -> Selection:
+    """Aggregate over the tasks that have results where only some were asked for, else over the whole suite."""
+    from dtbench.results.files import scan
+    from dtbench.results.sections import EVERYTHING, Selection
+
+    if not request.tasks:
+        return EVERYTHING
+    return Selection(tasks=tuple(dict.fromkeys(result.task.id for result in scan(request.output)[0])))
 
 
 def _print_verdicts(verdicts: list[Verdict]) -> None:

@@ -366,7 +366,8 @@ def test_a_suite_with_a_wrong_field_is_refused(before, tmp_path, capsys):
     assert before.strip() in SUITE
     file = tmp_path / "mine.yaml"
     file.write_text(SUITE.replace(before.strip(), after, 1), encoding="utf-8")
-    text = complain(["run", "--suite", str(file), "--model", "bc", "--preset", "smoke", "-o", str(tmp_path / "o")], capsys)
+    words = ["run", "--suite", str(file), "--model", "bc", "--preset", "smoke", "-o", str(tmp_path / "o")]
+    text = complain(words, capsys)
     assert named in text
     assert not (tmp_path / "o").exists()
 

@@ -188,6 +188,7 @@ def card(manifest: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Evaluate the snapshots of the named trainings and write what is shipped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, default=WEIGHTS)

@@ -48,7 +48,7 @@ def train(settings: SacSettings, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     (output / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
 
-    class Snapshots(BaseCallback):
+    class Snapshots(BaseCallback):  # type: ignore[misc]  # the package is an extra
         def _on_training_start(self) -> None:
             self.started = time.monotonic()
             self._save()
@@ -98,6 +98,7 @@ def train(settings: SacSettings, output: Path) -> None:
 
 
 def main() -> None:
+    """Read the settings from the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("env_id")
     parser.add_argument("--steps", type=int, default=400_000)
