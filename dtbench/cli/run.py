@@ -55,7 +55,7 @@ def run(
     from dtbench.runs.execute import execute
     from dtbench.runs.plan import RunRequest, default_preset, plan_runs
 
-    chosen, reason = (preset, "asked for") if preset else default_preset()
+    chosen, reason = default_preset() if preset is None else (preset, "asked for")
     err.print(f"dtbench {__version__}: preset {chosen} ({reason})", markup=False)
     hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
     flags = [f"hardware.{key}={value}" for key, value in hardware.items() if value is not None]

@@ -164,7 +164,7 @@ def plan_runs(request: RunRequest) -> list[RunPlan]:
     if not models:
         raise ConfigError("Name at least one model with --model, e.g. --model dt.")
     entries = [model_entry(name) for name in models]
-    preset = request.preset or default_preset()[0]
+    preset = default_preset()[0] if request.preset is None else request.preset
     layer = load_preset(preset)
     sources = _choose_sources(suite, request)
     plans = []

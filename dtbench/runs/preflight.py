@@ -61,8 +61,9 @@ def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
         if total is not None and needed > _USABLE * total:
             raise ConfigError(
                 f"{plan.model.name} on {plan.task.id} needs about {gigabytes(needed)} of memory for a training step "
-                f"and this machine has {gigabytes(total)}; lower training.batch_size ({plan.config.training.batch_size}), "
-                f"training.context_length ({plan.config.training.context_length}) or the model's size."
+                f"and this machine has {gigabytes(total)}; lower training.batch_size "
+                f"({plan.config.training.batch_size}), training.context_length "
+                f"({plan.config.training.context_length}) or the model's size."
             )
     if total is None or jobs * worst <= _USABLE * total:
         return jobs
