@@ -5,6 +5,7 @@ Exit codes: 0 all done · 1 some runs failed · 2 bad usage or input · 128 + si
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -22,6 +23,7 @@ def main() -> None:
 def _run() -> int:
     try:
         raise_on_signals()
+        _print_any_text()
         from dtbench.cli.app import app
 
         app()
@@ -50,6 +52,13 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, MemoryError):
         return _say("the machine ran out of memory; lower training.batch_size, training.context_length or --jobs.", 2)
     raise error
+
+
+def _print_any_text() -> None:
+    """Escape what the output's encoding lacks, e.g. under `LC_ALL=C`, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _say(sentence: str, code: int) -> int:

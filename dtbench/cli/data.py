@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dtbench.cli.output import Json, echo_json, echo_yaml, split
-from dtbench.errors import ConfigError, UnknownNameError
+from dtbench.errors import ConfigError, SourceError, UnknownNameError
+
+if TYPE_CHECKING:
+    from dtbench.data.store import TrajectoryStore
+    from dtbench.suites.scores import ReferenceScores
 
 data_app = typer.Typer(
     help="Build, fetch, import, export, describe and check datasets.",
@@ -23,7 +27,7 @@ Dataset = Annotated[
     ),
 ]
 Steps = Annotated[int, typer.Option(min=1, help="Size of a local dataset.")]
-Force = Annotated[bool, typer.Option("--force", help="Do it again although it is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what exists already.")]
 
 
 @data_app.command("build")
@@ -43,13 +47,12 @@ def build(
 
     if format_ not in ("store", "minari"):
         raise ConfigError(f"--format must be store or minari, not {format_!r}.")
-    datasets = _datasets_of(suite, task, "local")
-    if not datasets:
-        raise ConfigError(f"Suite {suite} has no datasets that can be built locally.")
+    datasets = _local_datasets(suite, task)
     for number, dataset in enumerate(datasets, start=1):
+        found = None if force else local.locate(dataset, steps=steps)
         with interruptible(), progress(dataset) as report:
-            store = local.build(dataset, steps=steps, workers=workers, progress=report, force=force)
-        _say(f"{number}/{len(datasets)} {dataset}", store)
+            store = found or local.build(dataset, steps=steps, workers=workers, progress=report, force=force)
+        _print_store(f"{number}/{len(datasets)} {dataset}", store, "already built" if found else "")
         if format_ == "minari":
             from dtbench.data.export import write_minari
 
@@ -60,46 +63,55 @@ def build(
 def fetch(
     what: Annotated[str, typer.Argument(help="Suite, or one dataset by its public id.")],
     task: Annotated[list[str], typer.Option("--task", "-t", help="Only these tasks of the suite.")] = [],  # noqa: B006
-    source: Annotated[str, typer.Option(help="minari or d4rl. Default: the first that the suite names.")] = "auto",
+    source: Annotated[str, typer.Option(help="minari or d4rl. Default: the first that the suite lists.")] = "auto",
     force: Force = False,
 ) -> None:
-    """Download public datasets and import them; a cut download goes on where it stopped."""
+    """Download public datasets and import them; an interrupted download continues where it stopped."""
     from dtbench.console import interruptible, progress
     from dtbench.data.sources import is_reachable, source_module
-    from dtbench.errors import SourceError
 
-    wanted = _public(what, task, source)
+    wanted = _public_datasets(what, split(task), source)
     for number, (name, dataset) in enumerate(wanted, start=1):
         module = source_module(name)
         if module.needs_network(dataset) and not is_reachable(name):
             raise SourceError(
                 f"{name}/{dataset} is not on this machine and {module.HOST} cannot be reached; run this where there is "
-                f"a network, or give its file: `dtbench data import FILE --as {dataset}`."
+                f"a network, or import its file: `dtbench data import FILE --as {dataset}`."
             )
+        found = None if force else module.locate(dataset)
         with interruptible(), progress(dataset) as report:
-            store = module.build(dataset, progress=report, force=force)
-        _say(f"{number}/{len(wanted)} {name}/{dataset}", store)
+            store = found or module.build(dataset, progress=report, force=force)
+        _print_store(f"{number}/{len(wanted)} {name}/{dataset}", store, "already imported" if found else "")
 
 
 @data_app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="D4RL's .hdf5, a trajectory .pkl of kzl's scripts, or a Minari folder.")],
+    path: Annotated[Path, typer.Argument(help="D4RL's .hdf5, a trajectory .pkl of kzl's scripts, or a Minari folder.")],
     as_: Annotated[str, typer.Option("--as", help="Its public id, e.g. hopper-medium-v2 or D4RL/pen/human-v2.")],
     force: Force = False,
 ) -> None:
-    """Take a dataset that is on disk already; broken files are refused and nothing half-written stays."""
-    from dtbench.console import interruptible
+    """Import a dataset that is on disk; a broken file is refused and leaves nothing behind."""
+    from dtbench.console import interruptible, progress
     from dtbench.data.sources import d4rl, minari
 
-    if not file.exists():
-        raise ConfigError(f"There is no {file}.")
-    with interruptible():
-        if file.is_dir():
-            folder = file.parent if file.name == "data" else file
-            store = minari.import_folder(folder, as_, force=force)
-        else:
-            store = d4rl.import_file(file, as_, force=force)
-    _say(as_, store)
+    if not path.exists():
+        raise ConfigError(f"There is no {path}.")
+    if path.is_dir():
+        if as_ in d4rl.DATASETS:
+            raise ConfigError(f"{path} is a folder, and D4RL's dataset {as_} is a file; name an .hdf5 or .pkl file.")
+        found = None if force else minari.locate(as_)
+        folder = path.resolve().parent if path.name == "data" else path
+        with interruptible(), progress(as_) as report:
+            store = minari.import_folder(folder, as_, progress=report, force=force)
+    elif not path.is_file():
+        raise ConfigError(f"{path} is neither a file nor a folder.")
+    elif "/" in as_:
+        raise ConfigError(f"{path} is a file, and Minari's dataset {as_} is a folder with `data` in it.")
+    else:
+        found = None if force else d4rl.locate(as_)
+        with interruptible():
+            store = d4rl.import_file(path, as_, force=force)
+    _print_store(as_, store, "already imported, the same content" if found else "")
 
 
 @data_app.command("export")
@@ -112,17 +124,23 @@ def export(
     force: Force = False,
 ) -> None:
     """Write a dataset as a Minari dataset or as D4RL's HDF5; nothing is lost."""
+    from dtbench.console import interruptible
     from dtbench.data import export as formats
 
     if format_ not in formats.FORMATS:
         raise ConfigError(f"--format must be minari or d4rl, not {format_!r}.")
-    store = open_dataset(dataset, steps)
-    if format_ == "minari":
-        typer.echo(f"Wrote Minari dataset {formats.write_minari(store, as_, force=force)}")
-        return
-    if out is None:
+    if format_ == "minari" and out is not None:
+        raise ConfigError("--out is for --format d4rl; a Minari dataset is written to Minari's folder under --as.")
+    if format_ == "d4rl" and as_ is not None:
+        raise ConfigError("--as is for --format minari; D4RL's file is written to --out.")
+    if format_ == "d4rl" and out is None:
         raise ConfigError("--format d4rl needs --out FILE, e.g. hopper-medium.hdf5.")
-    typer.echo(f"Wrote {formats.write_d4rl(store, out, force=force)}")
+    store = open_dataset(dataset, steps)
+    with interruptible():
+        if out is None:
+            typer.echo(f"Wrote Minari dataset {formats.write_minari(store, as_, force=force)}")
+        else:
+            typer.echo(f"Wrote {formats.write_d4rl(store, out, force=force)}")
 
 
 @data_app.command("info")
@@ -145,89 +163,114 @@ def verify(dataset: Dataset, steps: Steps = 1_000_000) -> None:
     typer.echo(f"{store.path}: the content is what the fingerprint says ({store.fingerprint[:12]}).")
 
 
-def open_dataset(dataset: str, steps: int) -> Any:
+def open_dataset(dataset: str, steps: int) -> TrajectoryStore:
     """Open a store by its folder, or by a dataset's name in any source.
 
     Raises:
         ConfigError: it is not built or imported.
         UnknownNameError: no source knows it.
+        DataError: the store is damaged.
     """
     from dtbench.data.sources import d4rl, local, minari
     from dtbench.data.store import TrajectoryStore
 
     if (Path(dataset) / "metadata.json").is_file():
         return TrajectoryStore.open(dataset)
-    store = minari.locate(dataset)
-    if store is None and dataset in d4rl.DATASETS:
+    if dataset in d4rl.DATASETS:
         store = d4rl.locate(dataset)
         if store is None:
             raise ConfigError(f"{dataset} is not imported; `dtbench data fetch {dataset}` or `dtbench data import`.")
-    if store is None and "/" in dataset:
+        return store
+    if dataset in local.known_datasets():
+        return _open_local(dataset, steps)
+    store = minari.locate(dataset) if minari.is_id(dataset) else None
+    if store is not None:
+        return store
+    if "/" in dataset:
         raise ConfigError(
             f"{dataset} is neither the folder of a store nor an imported dataset of Minari; "
             f"`dtbench data fetch {dataset}` or `dtbench data import FOLDER --as {dataset}`."
         )
-    if store is None and dataset not in local.known_datasets():
-        raise UnknownNameError("dataset", dataset, [*local.known_datasets(), *d4rl.DATASETS])
-    store = store or local.locate(dataset, steps=steps)
+    raise UnknownNameError("dataset", dataset, [*local.known_datasets(), *d4rl.DATASETS])
+
+
+def _open_local(dataset: str, steps: int) -> TrajectoryStore:
+    from dtbench.data.sources import local
+
+    store = local.locate(dataset, steps=steps)
     if store is None:
-        where = _where(dataset)
         raise ConfigError(
-            f"{dataset} with {steps:,} steps is not built; say another --steps, name the folder of a store, or "
-            f"build it: `dtbench data build {where} --steps {steps}`."
+            f"{dataset} with {steps:,} steps is not built; give another --steps, name the folder of a store, or "
+            f"build it: `dtbench data build {_task_of(dataset)} --steps {steps}`."
         )
     return store
 
 
-def _say(label: str, store: Any) -> None:
-    typer.echo(f"{label}: {store.num_episodes:,} episodes, {store.num_steps:,} steps, {store.path}")
+def _print_store(label: str, store: TrajectoryStore, note: str) -> None:
+    note = f"{note}; " if note else ""
+    typer.echo(f"{label}: {note}{store.num_episodes:,} episodes, {store.num_steps:,} steps, {store.path}")
 
 
-def _public(what: str, tasks: list[str], source: str) -> list[tuple[str, str]]:
-    """Return (source, dataset) of what is to be fetched."""
-    from dtbench.data.sources import SOURCES, d4rl
-    from dtbench.suites.suites import load_suite, suite_names
+def _local_datasets(suite: str, tasks: list[str]) -> list[str]:
+    from dtbench.suites.suites import load_suite
+
+    listed = [task.sources["local"] for task in load_suite(suite).select(split(tasks)) if "local" in task.sources]
+    if not listed:
+        raise ConfigError(f"Suite {suite} has no datasets of these tasks that can be built locally.")
+    return list(dict.fromkeys(listed))
+
+
+def _public_datasets(what: str, tasks: list[str], source: str) -> list[tuple[str, str]]:
+    """Return (source, dataset) of what is to be fetched: a dataset, or those of a suite's tasks."""
+    from dtbench.data.sources import SOURCES, d4rl, minari
+    from dtbench.suites.suites import suite_names
 
     public = [name for name in SOURCES if name != "local"]
     if source not in ("auto", *public):
         raise UnknownNameError("source", source, [*public, "auto"])
+    if what in suite_names() or what.endswith((".yaml", ".yml")):
+        return _public_datasets_of_suite(what, tasks, source, public)
     if what in d4rl.DATASETS:
-        return [("d4rl", what)]
-    if "/" in what and not what.endswith((".yaml", ".yml")):
-        return [("minari", what)]
-    if what not in suite_names() and not what.endswith((".yaml", ".yml")):
+        found = "d4rl"
+    elif "/" in what and minari.is_id(what):
+        found = "minari"
+    else:
         raise UnknownNameError("suite or dataset", what, [*suite_names(), *d4rl.DATASETS])
+    if tasks:
+        raise ConfigError(f"--task chooses tasks of a suite, and {what} is a dataset.")
+    if source not in ("auto", found):
+        raise ConfigError(f"{what} is a dataset of {found}, not of {source}.")
+    return [(found, what)]
+
+
+def _public_datasets_of_suite(what: str, tasks: list[str], source: str, public: list[str]) -> list[tuple[str, str]]:
+    from dtbench.suites.suites import load_suite
+
     suite = load_suite(what)
     order = [name for name in suite.sources if name in public] if source == "auto" else [source]
     found = []
-    for task in suite.select(split(tasks)):
+    for task in suite.select(tasks):
         name = next((name for name in order if name in task.sources), None)
         if name is not None:
             found.append((name, task.sources[name]))
     if not found:
-        raise ConfigError(
-            f"Suite {suite.name} names no public dataset of these tasks" + f" from {source}." * (source != "auto")
-        )
+        only = "" if source == "auto" else f" from {source}"
+        raise ConfigError(f"Suite {suite.name} lists no public dataset of these tasks{only}.")
     return list(dict.fromkeys(found))
 
 
-def _datasets_of(suite: str, tasks: list[str], source: str) -> list[str]:
-    from dtbench.suites.suites import load_suite
-
-    named = [task.sources[source] for task in load_suite(suite).select(split(tasks)) if source in task.sources]
-    return list(dict.fromkeys(named))
-
-
-def _where(dataset: str) -> str:
+def _task_of(dataset: str) -> str:
     """Return the words that name a local dataset to `dtbench data build`."""
     from dtbench.suites.suites import load_suite, suite_names
 
-    found = ((s, task) for s in suite_names() for task in load_suite(s).tasks if task.sources.get("local") == dataset)
-    suite, task = next(found)
-    return f"{suite} --task {task.id}"
+    for suite in suite_names():
+        for task in load_suite(suite).tasks:
+            if task.sources.get("local") == dataset:
+                return f"{suite} --task {task.id}"
+    return "SUITE"
 
 
-def _reference(dataset: str) -> Any:
+def _reference(dataset: str) -> ReferenceScores | None:
     """Return the reference scores of the first shipped task that uses a dataset, or None."""
     from dtbench.suites.suites import load_suite, suite_names
 

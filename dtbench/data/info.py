@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def info(store: TrajectoryStore, reference: ReferenceScores | None = None) -> di
     content: dict[str, Any] = {
         "dataset": store.metadata["dataset_id"],
         "environment": store.metadata["env_id"],
-        "folder": str(store.path),
+        "folder": os.fsencode(store.path).decode("utf-8", "replace"),  # as the user's terminal shows it
         "episodes": store.num_episodes,
         "steps": store.num_steps,
         "observation_dim": store.observation_dim,

@@ -66,7 +66,7 @@ def manifest() -> dict[str, Any]:
     """Return what is shipped: environment → settings, file, snapshots and levels (`export.py` writes it)."""
     if not MANIFEST.is_file():
         raise DataError(f"This installation ships no behaviour policies: {MANIFEST} is missing; reinstall dtbench.")
-    content: dict[str, Any] = json.loads(MANIFEST.read_text())
+    content: dict[str, Any] = json.loads(MANIFEST.read_text(encoding="utf-8"))
     return content
 
 

@@ -11,7 +11,6 @@ Adroit), the observation before the last step stands for it. Only a bootstrap th
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from dtbench.console import Progress
 from dtbench.data.download import download
 from dtbench.data.episodes import Block, Episode
+from dtbench.data.sources.content import require_same, sha256_of
 from dtbench.data.sources.pickles import read_pickle
 from dtbench.data.store import TrajectoryStore, build_store
 from dtbench.errors import DataError, SourceError, UnknownNameError
@@ -135,8 +135,16 @@ def build(dataset: str, *, steps: int = 0, progress: Progress | None = None, for
 def import_file(file: Path, dataset: str, *, force: bool = False) -> TrajectoryStore:
     """Turn an HDF5 file or a trajectory pickle into a store under D4RL's name `dataset`.
 
+    If the dataset is imported already, from the same content, it is opened.
+
+    Args:
+        file: `.pkl` or `.pickle` is read as a pickle, anything else as HDF5.
+        dataset: D4RL's name, which decides what the file must look like.
+        force: replace what is imported already.
+
     Raises:
-        DataError: a truncated or foreign file, a missing key, NaN, ragged lengths, or data of another environment.
+        DataError: a truncated or foreign file, a missing key, NaN, ragged lengths, or data of another environment; or
+            the dataset is imported already from other content.
     """
     spec = _known(dataset)
     clipped = _Clipped()
@@ -146,8 +154,8 @@ def import_file(file: Path, dataset: str, *, force: bool = False) -> TrajectoryS
     else:
         episodes = _read_hdf5(file, spec, clipped)
     one = np.ones(spec.action_dim, dtype=np.float32)
-    recipe: dict[str, Any] = {"file": file.name, "sha256": _digest(file), "clipped_actions": clipped.counts}
-    return build_store(
+    recipe: dict[str, Any] = {"file": file.name, "sha256": sha256_of(file), "clipped_actions": clipped.counts}
+    store = build_store(
         store_path(dataset),
         episodes,
         source="d4rl",
@@ -158,6 +166,7 @@ def import_file(file: Path, dataset: str, *, force: bool = False) -> TrajectoryS
         recipe=recipe,
         overwrite=force,
     )
+    return require_same(store, recipe["sha256"], file, dataset)
 
 
 class _Clipped:
@@ -265,11 +274,3 @@ def _known(dataset: str) -> Dataset:
     if dataset not in DATASETS:
         raise UnknownNameError("D4RL dataset", dataset, DATASETS)
     return DATASETS[dataset]
-
-
-def _digest(file: Path) -> str:
-    try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error

@@ -20,18 +20,33 @@ import numpy as np
 
 from dtbench.console import Progress, err
 from dtbench.data.episodes import Episode
+from dtbench.data.sources.content import require_same, sha256_of
 from dtbench.data.store import TrajectoryStore, build_store
 from dtbench.environments.make import canonical_id, flatten, import_robotics, policy_space
 from dtbench.errors import ConfigError, DataError, SourceError
 from dtbench.locks import lock
 from dtbench.resources import datasets_home
+from dtbench.suites.fields import path_of_names
 
 HOST = "huggingface.co"
 
 
+def is_id(dataset: str) -> bool:
+    """Report whether a text has the form of Minari's ids: names separated by `/`."""
+    try:
+        path_of_names(dataset, "the id of a Minari dataset")
+    except ConfigError:
+        return False
+    return True
+
+
 def store_path(dataset: str) -> Path:
-    """Return the folder of an imported dataset."""
-    return datasets_home() / "minari" / dataset
+    """Return the folder of an imported dataset.
+
+    Raises:
+        ConfigError: an id that is not made of plain names: it would lead out of the folder of datasets.
+    """
+    return datasets_home() / "minari" / path_of_names(dataset, "the id of a Minari dataset")
 
 
 def minari_folder(dataset: str) -> Path:
@@ -92,9 +107,24 @@ def import_folder(
 ) -> TrajectoryStore:
     """Turn the folder of a Minari dataset (with `data` in it) into a store under the id `dataset`.
 
+    If the dataset is imported already, from the same content, it is opened.
+
+    Args:
+        folder: the dataset's folder.
+        dataset: its id, e.g. `D4RL/pen/human-v2`.
+        progress: called with (steps done, steps in all).
+        force: replace what is imported already.
+
     Raises:
-        DataError: a damaged or incomplete dataset, one of a newer Minari, or data of a form that is not supported.
+        DataError: a damaged or incomplete dataset, one of a newer Minari, or data of a form that is not supported; or
+            the dataset is imported already from other content.
     """
+    if not (folder / "data").is_dir():
+        raise DataError(f"{folder} is not a Minari dataset: it has no folder `data`.")
+    sha256 = sha256_of(folder / "data")
+    found = None if force else locate(dataset)
+    if found is not None:
+        return require_same(found, sha256, folder, dataset)
     opened, metadata = _open(folder, dataset)
     space = opened.action_space
     bounds: dict[str, Any] = {}
@@ -111,7 +141,8 @@ def import_folder(
     if least is not None and most is not None:
         reference = {"table": f"minari {dataset}", "random": float(least), "expert": float(most)}
     recipe = {"algorithm": str(metadata.get("algorithm_name")), "minari_version": str(metadata["minari_version"])}
-    return build_store(
+    recipe["sha256"] = sha256
+    store = build_store(
         store_path(dataset),
         _episodes(opened, policy_space(opened.observation_space, environment["id"]), dataset, progress),
         source="minari",
@@ -124,6 +155,7 @@ def import_folder(
         overwrite=force,
         **bounds,
     )
+    return require_same(store, sha256, folder, dataset)
 
 
 def _open(folder: Path, dataset: str) -> tuple[Any, dict[str, Any]]:

@@ -615,7 +615,7 @@ def test_import_info_verify_and_export(tmp_path):
     out = tmp_path / "again.hdf5"
     assert invoke("export", ID, "--format", "d4rl", "--out", out).exit_code == 0
     assert d4rl.import_file(out, ID, force=True).num_steps == 50
-    assert "is there already" in str(invoke("export", ID, "--format", "d4rl", "--out", out).exception)
+    assert "exists already" in str(invoke("export", ID, "--format", "d4rl", "--out", out).exception)
     assert "did you mean 'hopper-medium-v2'" in str(invoke("import", file, "--as", "hoper-medium-v2").exception)
     assert "There is no" in str(invoke("import", tmp_path / "none.hdf5", "--as", ID).exception)
     assert "cannot be reached" in str(invoke("fetch", "walker2d-medium-v2").exception)

@@ -109,7 +109,7 @@ def choose_levels(snapshots: list[dict[str, Any]]) -> dict[str, list[int]]:
 
 def export(folder: Path, output: Path, pool: ProcessPoolExecutor) -> tuple[str, dict[str, Any]]:
     """Evaluate one training's snapshots, write the chosen ones and return its entry of the manifest."""
-    settings = json.loads((folder / "settings.json").read_text())
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     env_id = settings["env_id"]
     name = env_id.split("-")[0].lower()
     files = sorted(folder.glob("step-*.safetensors"))
@@ -196,11 +196,11 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     file = args.output / "behaviours.json"
-    manifest = json.loads(file.read_text()) if file.is_file() else {}
+    manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     with ProcessPoolExecutor(args.workers) as pool:
         manifest.update(export(folder, args.output, pool) for folder in args.folders)
-    file.write_text(json.dumps(dict(sorted(manifest.items())), indent=1) + "\n")
-    (args.output / "README.md").write_text(card(manifest))
+    file.write_text(json.dumps(dict(sorted(manifest.items())), indent=1) + "\n", encoding="utf-8")
+    (args.output / "README.md").write_text(card(manifest), encoding="utf-8")
 
 
 if __name__ == "__main__":

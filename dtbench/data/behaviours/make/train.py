@@ -46,7 +46,7 @@ def train(settings: SacSettings, output: Path) -> None:
 
     torch.set_num_threads(1)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    (output / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
 
     class Snapshots(BaseCallback):  # type: ignore[misc]  # the package is an extra
         def _on_training_start(self) -> None:
@@ -73,7 +73,7 @@ def train(settings: SacSettings, output: Path) -> None:
             save_file(tensors, output / f"step-{self.num_timesteps:07d}.safetensors")
             recent = [episode["r"] for episode in self.model.ep_info_buffer or []][-20:]
             mean = sum(recent) / len(recent) if recent else float("nan")
-            with (output / "progress.csv").open("a") as log:
+            with (output / "progress.csv").open("a", encoding="utf-8") as log:
                 log.write(f"{self.num_timesteps},{time.monotonic() - self.started:.0f},{mean:.1f}\n")
 
     model = SAC(
