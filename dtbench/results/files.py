@@ -43,7 +43,7 @@ def write_result(path: Path, result: Result) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     except (OSError, ValueError) as error:
-        raise ResultError(f"The result {path} could not be written: {_reason(error)}.") from error
+        raise ResultError(f"The result {path} could not be written: {error_reason(error)}.") from error
 
 
 def read_result(path: Path) -> Result:
@@ -67,15 +67,21 @@ def _read(path: Path, name: str) -> Result:
     except RecursionError as error:
         raise ResultError(f"{name} cannot be read: it is nested too deeply.") from error
     except (OSError, ValueError) as error:
-        raise ResultError(f"{name} cannot be read: {_reason(error)}.") from error
+        raise ResultError(f"{name} cannot be read: {error_reason(error)}.") from error
 
 
-def _reason(error: OSError | ValueError) -> str:
-    """Return an error's reason without the path that the message names already."""
+def error_reason(error: OSError | ValueError) -> str:
+    """Return an error's reason, without the path that a message around it names already."""
+    if isinstance(error, FileExistsError):  # from mkdir
+        return "a file has the name of its folder"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is not JSON ({error})" if error.doc.strip() else "it is empty"
+    if "integer string conversion" in str(error):  # Python's limit of 4,300 digits
+        return "a number in it has too many digits"
     return str(error).rstrip(".")
 
 
@@ -98,7 +104,9 @@ def read_or_set_aside(path: Path) -> Result | None:
         try:
             path.replace(aside)
         except OSError as failure:
-            raise ResultError(f"{error} It could not be set aside as {aside.name}: {_reason(failure)}.") from failure
+            raise ResultError(
+                f"{error} It could not be set aside as {aside.name}: {error_reason(failure)}."
+            ) from failure
         err.print(f"{error} It was set aside as {aside.name}.", markup=False)
         return None
 
@@ -146,7 +154,7 @@ def _result_files(root: Path, folder: Path, depth: int, left_out: list[str]) -> 
     try:
         entries = sorted(os.listdir(folder))
     except OSError as error:
-        left_out.append(f"The folder {folder.relative_to(root).as_posix()} cannot be read: {_reason(error)}.")
+        left_out.append(f"The folder {folder.relative_to(root).as_posix()} cannot be read: {error_reason(error)}.")
         return
     for entry in entries:
         path = folder / entry

@@ -15,7 +15,7 @@ from dtbench.errors import ResultError
 from dtbench.registry import MODELS
 from dtbench.resources import resource
 from dtbench.results import stats
-from dtbench.results.files import read_folder
+from dtbench.results.files import error_reason, read_folder
 from dtbench.results.schema import Result
 from dtbench.results.sections import EVERYTHING, Row, Section, Selection, sections
 from dtbench.results.terminal import ScoreTable
@@ -84,7 +84,7 @@ def write(root: str | Path, file: str | Path, selection: Selection = EVERYTHING)
                     draw(complete, file.with_name(f"{file.stem}-{number}-{name}.svg"))
         atomic.write_text(file, text)
     except OSError as error:
-        raise ResultError(f"The leaderboard {file} cannot be written: {error.strerror or error}.") from error
+        raise ResultError(f"The leaderboard {file} cannot be written: {error_reason(error)}.") from error
 
 
 def check(root: str | Path, file: str | Path, selection: Selection = EVERYTHING) -> bool:
@@ -103,7 +103,7 @@ def check(root: str | Path, file: str | Path, selection: Selection = EVERYTHING)
         present = file.is_file() and all(file.with_name(name).is_file() for name in figures)
         return present and file.read_bytes() == text.encode("utf-8")
     except OSError as error:
-        raise ResultError(f"The leaderboard {file} cannot be read: {error.strerror or error}.") from error
+        raise ResultError(f"The leaderboard {file} cannot be read: {error_reason(error)}.") from error
 
 
 def _render_section(section: Section) -> list[str]:

@@ -32,6 +32,10 @@ STATUSES = (DONE, FAILED, INTERRUPTED)
 
 #: Larger numbers overflow in sums and squares; no return or score of an environment comes near.
 _LARGEST = 1e100
+#: Whole numbers are below this.
+_INTEGERS = 2**63
+#: Values of a configuration are not nested more deeply.
+_DEEPEST = 20
 
 
 @dataclass(frozen=True)
@@ -505,22 +509,26 @@ def _parse_scalar(kind: Any, value: Any, name: str) -> Any:
     if type(value) is not kind:
         what = {str: "text", int: "a whole number", bool: "true or false"}[kind]
         raise _WrongFieldError(f"{name} must be {what}, not {_shown(value)}")
+    if kind is int and abs(value) >= _INTEGERS:
+        raise _WrongFieldError(f"{name} must fit into 64 bits, not {_shown(value)}")
     if kind is str:
         _check_text(value, name)
     return value
 
 
-def _check_plain(value: Any, name: str) -> Any:
+def _check_plain(value: Any, name: str, depth: int = 0) -> Any:
     """Return a value of a configuration, after a check that its text can be written."""
+    if depth > _DEEPEST:
+        raise _WrongFieldError(f"{'.'.join(name.split('.')[:2])} is nested too deeply")
     if isinstance(value, str):
         _check_text(value, name)
     elif isinstance(value, dict):
         _check_text("".join(map(str, value)), name)
         for key, item in value.items():
-            _check_plain(item, f"{name}.{key}")
+            _check_plain(item, f"{name}.{key}", depth + 1)
     elif isinstance(value, list):
         for item in value:
-            _check_plain(item, name)
+            _check_plain(item, name, depth + 1)
     return value
 
 

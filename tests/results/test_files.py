@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +16,10 @@ import pytest
 
 from dtbench.errors import ResultError
 from dtbench.resources import resource
-from dtbench.results import provenance
+from dtbench.results import files, leaderboard, provenance
 from dtbench.results.files import read_or_set_aside, read_result, scan, write_result
 from dtbench.results.schema import ErrorRecord, Result
+from tests import commands
 from tests.results import samples
 
 
@@ -86,6 +90,7 @@ MALFORMED = {
     "no reference": (("task", "reference"), {}, "task.reference.table is missing"),
     "a scale without width": (("task", "reference", "random"), 3234.3, "task.reference: random and expert must differ"),
     "a seed in words": (("seed",), "one", "seed must be a whole number, not 'one'"),
+    "a huge seed": (("seed",), 10**100, "seed must fit into 64 bits, not 1000"),
     "a negative seed": (("seed",), -1, "seed must be at least 0, not -1"),
     "a seed of the environments missing": (("evaluation", "env_seeds"), [1], r"one entry per episode \(2\), not 1"),
     "a wrong version": (("suite", "version"), 1.0, "suite.version must be a whole number, not 1.0"),
@@ -241,3 +246,144 @@ def test_a_run_from_begin_to_end():
         begun.finished(task=whole.task, initial_weights="random", **(measured | {"scores": bad.scores}))
     with pytest.raises(ResultError, match="dt on hopper-medium, seed 0, has no scores"):
         _ = begun.score
+
+
+def nested(depth: int) -> dict:
+    """A result whose configuration is nested so deeply."""
+    content = samples.result(seed=9).to_dict()
+    for _ in range(depth):
+        content["model"]["config"] = {"model": content["model"]["config"]}
+    return content
+
+
+BROKEN = {
+    "nested lists": ("[" * 100_000 + "]" * 100_000, "cannot be read: it is nested too deeply"),
+    "nested objects": (json.dumps(nested(100)), r"model\.config\[model\] is nested too deeply"),
+    "a list": ("[]", "it is not a result; it must hold a JSON object"),
+    "a number of too many digits": ("1" + "0" * 5000, "cannot be read: a number in it has too many digits"),
+    "bytes that are not UTF-8": (b"\xff\xfe{}", "cannot be read: it is not UTF-8"),
+    "an empty file": ("", "cannot be read: it is empty"),
+    "half a file": ('{"schema_version": 2,', "cannot be read: it is not JSON"),
+}
+
+
+def hostile_folder(root: Path) -> Path:
+    """A folder with one good result, files that cannot be read, and things that are not files."""
+    path = samples.save(root, samples.result())
+    for number, (content, _) in enumerate(BROKEN.values(), start=10):
+        path.with_name(f"seed-{number}.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    path.with_name("seed-30.json").mkdir()
+    path.with_name("seed-31.json").symlink_to("seed-31.json")
+    path.with_name("seed-32.json").symlink_to("nowhere")
+    path.with_name("seed-33.json").symlink_to("/dev/zero")
+    os.mkfifo(path.with_name("seed-34.json"))
+    (root / "loop@1").symlink_to(root)
+    (root / "d4rl-short@1" / "loop").symlink_to(root / "d4rl-short@1")
+    return root
+
+
+def test_broken_files_are_left_out_with_one_sentence_each(tmp_path):
+    results, left_out = scan(hostile_folder(tmp_path))
+    assert [result.seed for result in results] == [0]
+    place = "d4rl-short@1/local/quick/dt/hopper-medium/"
+    for number, (_, message) in enumerate(BROKEN.values(), start=10):
+        assert any(re.match(rf"{place}seed-{number}\.json:? {message}", line) for line in left_out), (message, left_out)
+    expected = {30: "is not a file", 31: "cannot be read: Too many levels of symbolic links", 34: "is not a file"}
+    expected |= {32: "cannot be read: No such file or directory", 33: "is not a file"}
+    for number, message in expected.items():
+        assert f"{place}seed-{number}.json {message}." in left_out
+    assert len(left_out) == len(BROKEN) + 5
+    assert str(tmp_path) not in "".join(left_out)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    path = samples.save(tmp_path, samples.result())
+    monkeypatch.setattr(files, "_LARGEST_FILE", 100)
+    with pytest.raises(ResultError, match="is too large to be a result"):
+        read_result(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_folders_without_permission_are_named(tmp_path):
+    path = samples.save(tmp_path, samples.result())
+    path.parent.chmod(0)
+    try:
+        results, left_out = scan(tmp_path)
+    finally:
+        path.parent.chmod(0o755)
+    assert results == []
+    assert left_out == ["The folder d4rl-short@1/local/quick/dt/hopper-medium cannot be read: Permission denied."]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    path = samples.save(tmp_path, samples.result())
+    listdir = os.listdir
+
+    def refuse(folder):
+        if folder == path.parent:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert scan(tmp_path) == (
+        [],
+        ["The folder d4rl-short@1/local/quick/dt/hopper-medium cannot be read: Permission denied."],
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        (("leaderboard", "FOLDER"), 0, "## Files left out"),
+        (("compare", "FOLDER", "dt", "dt"), 0, "Left out: d4rl-short@1/local/quick/dt/hopper-medium/seed-10.json"),
+        (("compare", "FOLDER", "dt", "[/red]"), 2, "Unknown model in these results '[/red]'"),
+        (("leaderboard", "FOLDER/d4rl-short@1"), 2, "holds no results"),
+        (("leaderboard", "FOLDER/nowhere"), 2, "There is no folder"),
+        (
+            ("leaderboard", "FOLDER", "--out", "FOLDER/file/board.md"),
+            2,
+            "cannot be written: a file has the name of its folder.",
+        ),
+        (("leaderboard", "FOLDER", "--out", "FOLDER/loop@1", "--check"), 1, "is out of date"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_commands_on_broken_results_print_sentences(tmp_path, capfd, words, code, expected):
+    hostile_folder(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert commands.main(*(word.replace("FOLDER", str(tmp_path)) for word in words)) == code
+    said = capfd.readouterr()
+    assert expected in said.out + said.err
+    assert "Traceback" not in said.err
+    assert len([line for line in said.err.splitlines() if not line.startswith("Left out: ")]) <= 1
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    samples.save(tmp_path / "r", samples.result())
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResultError, match=r"board\.md cannot be written: No space left on device"):
+        leaderboard.write(tmp_path / "r", tmp_path / "board.md")
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_a_result_that_cannot_be_set_aside_is_an_error(tmp_path):
+    path = tmp_path / "seed-0.json"
+    path.mkdir()
+    (tmp_path / "seed-0.json.unreadable").write_text("")
+    with pytest.raises(ResultError, match=r"is not a file\. It could not be set aside as seed-0\.json\.unreadable"):
+        read_or_set_aside(path)
+
+
+@pytest.mark.slow
+def test_a_pipe_that_closes_early_ends_quietly(tmp_path):
+    for seed in range(300):
+        samples.save(tmp_path, samples.failed(seed=seed, message="x" * 1000))
+    command = shlex.join(commands.command("leaderboard", str(tmp_path)))
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | head -n 1; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "# dtbench leaderboard\n", "")
