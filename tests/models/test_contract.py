@@ -102,7 +102,7 @@ def test_a_class_that_another_process_cannot_import_is_left_out(monkeypatch, tmp
 
 
 def test_check_model_raises_the_first_broken_promise(tmp_path):
-    with pytest.raises(ContractError, match="^act: act must return shape"):
+    with pytest.raises(ContractError, match=r"^act: act must return shape"):
         check_model(broken.WrongShape, tmp_path)
     with pytest.raises(UnknownNameError, match="did you mean 'dt'"):
         check_model("dtt", tmp_path)
