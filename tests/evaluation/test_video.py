@@ -140,6 +140,16 @@ def test_mujoco_is_filmed_without_a_screen_or_refused_in_one_sentence(tmp_path):
         assert "ConfigError: Hopper-v5 cannot be rendered here" in done.stderr
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="MUJOCO_GL is Linux's")
+def test_a_library_that_the_user_chose_wrongly_is_named(tmp_path):
+    environment = {**os.environ, "MUJOCO_GL": "direct3d"}
+    command = [sys.executable, "-c", FILM, str(tmp_path / "a.gif")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "ConfigError: Hopper-v5 cannot be rendered here" in last
+    assert "MUJOCO_GL=direct3d" in last
+
+
 def test_what_cannot_be_rendered_is_one_sentence(grey, tmp_path, no_screen):
     no_screen.setattr(video, "_works", lambda library: False)
 
