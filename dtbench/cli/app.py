@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from dtbench._version import __version__
+from dtbench.cli.check import check_model
 from dtbench.cli.data import data_app
 from dtbench.cli.models import analyze_app, backbone_app
 from dtbench.cli.output import Json, Overrides, echo_json, echo_rows, echo_yaml
@@ -34,6 +35,7 @@ app.add_typer(analyze_app, name="analyze")
 app.add_typer(backbone_app, name="backbone")
 for _command in (run, evaluate, record, leaderboard, compare):
     app.command()(_command)
+app.command("check-model")(check_model)
 
 
 def _version(wanted: bool) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch
 
-from dtbench.errors import ConfigError
+from dtbench.environments.make import make_environment
+from dtbench.errors import ConfigError, DtbenchError
 from dtbench.evaluation.rollout import Episodes, EvaluationProtocol, Policy, evaluate
+
+#: What MuJoCo can render with where there is no screen, best first.
+_OFFSCREEN = ("egl", "osmesa")
+_PROBE_TIMEOUT_S = 60
 
 
 def record(policy: Policy, protocol: EvaluationProtocol, target: float, file: Path, seed: int = 0) -> Episodes:
@@ -25,21 +33,65 @@ def record(policy: Policy, protocol: EvaluationProtocol, target: float, file: Pa
     frames: list[Any] = []
     rate = 30
 
-    def watch(env: gym.Env) -> None:
+    def watch(env: gym.Env[Any, Any]) -> None:
         nonlocal rate
         rate = int(env.metadata.get("render_fps", rate))
-        frames.append(env.render())
+        try:
+            frames.append(env.render())
+        except Exception as error:
+            raise _cannot_render(protocol.env_id, error) from error
 
+    prepare_rendering()
     try:
-        done = evaluate(policy, protocol, target, 1, seed, torch.device("cpu"), watch)
-    except (gym.error.Error, ImportError, AttributeError, RuntimeError) as error:
-        raise ConfigError(
-            f"{protocol.env_id} cannot be rendered here ({type(error).__name__}: {error}); without a screen, set "
-            "MUJOCO_GL=egl or MUJOCO_GL=osmesa and install that library."
-        ) from error
+        make_environment(protocol.env_id, protocol.max_episode_steps, "rgb_array", protocol.env_kwargs).close()
+    except DtbenchError:
+        raise
+    except Exception as error:  # e.g. MuJoCo's own import fails where MUJOCO_GL names a library that is missing
+        raise _cannot_render(protocol.env_id, error) from error
+    done = evaluate(policy, protocol, target, 1, seed, torch.device("cpu"), watch)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         imageio.mimwrite(file, frames, fps=rate, **({} if file.suffix == ".gif" else {"macro_block_size": None}))
     except (OSError, ValueError) as error:
         raise ConfigError(f"The video {file} cannot be written: {error}.") from error
     return done
+
+
+def prepare_rendering() -> None:
+    """Let MuJoCo render without a screen: set `MUJOCO_GL` to the first library that works.
+
+    Nothing happens outside Linux, with a screen, or where `MUJOCO_GL` is set already. Call it before MuJoCo draws for
+    the first time in a process.
+    """
+    has_screen = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    if not sys.platform.startswith("linux") or has_screen or os.environ.get("MUJOCO_GL"):
+        return
+    for library in _OFFSCREEN:
+        if _works(library):
+            os.environ["MUJOCO_GL"] = library
+            return
+
+
+def _works(library: str) -> bool:
+    """Try to draw with a library in a process of its own: in this one, a failed attempt would rule out the next."""
+    program = f"from mujoco.{library} import GLContext; context = GLContext(8, 8); context.make_current()"
+    environment = {**os.environ, "MUJOCO_GL": library}
+    environment.pop("PYOPENGL_PLATFORM", None)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, timeout=_PROBE_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def _cannot_render(env_id: str, error: Exception) -> ConfigError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    chosen = os.environ.get("MUJOCO_GL")
+    advice = (
+        f"MUJOCO_GL={chosen} may be the wrong library for this machine"
+        if chosen
+        else "without a screen, MuJoCo needs EGL (package libegl1) or OSMesa (package libosmesa6)"
+    )
+    return ConfigError(f"{env_id} cannot be rendered here ({reason}); {advice}.")

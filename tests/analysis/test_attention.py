@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2Model
 
 from dtbench.analysis.attention import attention_figures
 from dtbench.models.gpt2_dt import Gpt2Dt
-from tests.models.contract import DIMS, model_config, windows
+from dtbench.testing import DIMS, model_config, windows
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dtbench.analysis.markov_heads import LayerWeights, analyze_layers, figures, head_matrices, module_layers
 from dtbench.cli import app as cli
 from dtbench.errors import ConfigError
-from tests.models.contract import build_model, model_config
+from dtbench.testing import build_model, model_config
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "gpt2" / "gpt2-small-attention.fp16.safetensors"
 #: shared/facts/markov_heads.md: (positive, ratio) of layer 0's heads 0 … 11.

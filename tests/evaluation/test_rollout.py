@@ -14,7 +14,7 @@ from dtbench.environments.make import make_environment
 from dtbench.errors import ConfigError, DataError, DtbenchError
 from dtbench.evaluation.rollout import BLOCK, EvaluationProtocol, episode_seeds, evaluate
 from dtbench.models.dt import DecisionTransformer
-from tests.models.contract import model_config
+from dtbench.testing import model_config
 
 RNG = np.random.default_rng(0)
 HOPPER = EvaluationProtocol(

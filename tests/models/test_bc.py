@@ -7,7 +7,7 @@ import torch
 
 from dtbench.errors import ConfigError
 from dtbench.models.bc import BehaviourCloning
-from tests.models.contract import DIMS, data_module, model_config, small_store, windows
+from dtbench.testing import DIMS, data_module, model_config, small_store, windows
 
 
 def test_loss_is_the_mean_squared_error_over_real_steps():

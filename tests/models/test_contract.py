@@ -1,14 +1,163 @@
-"""Every registered model passes the contract."""
+"""Every registered model keeps the contract, and models that break one rule fail exactly that check."""
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
+import torch
 
+from dtbench.errors import UnknownNameError
 from dtbench.registry import MODELS
-from tests.models.contract import CHECKS
+from dtbench.testing import CHECKS, ContractError, Subject, check_model, run_checks
+from tests.commands import dtbench, main
+from tests.models import broken
+
+README = Path(__file__).parents[2] / "baselines" / "README.md"
+#: Two processes take about 17 s per model to start: two kinds of models are enough for every change.
+QUICK = {"dt", "bc"}
+BY_NAME = {check.name: check for check in CHECKS}
 
 
-@pytest.mark.parametrize("name", list(MODELS))
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+def cases():
+    for name in MODELS:
+        for check in CHECKS:
+            slow = check.name == "two-processes" and name not in QUICK
+            yield pytest.param(name, check, id=f"{name}-{check.name}", marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize(("name", "check"), cases())
 def test_contract(name, check, tmp_path):
-    check(name, tmp_path)
+    check.run(Subject.find(name), tmp_path)
+
+
+def verdicts(monkeypatch, model, folder, *names: str, overrides=()) -> dict[str, tuple[bool | None, str]]:
+    """Run the named checks, all but the slow one by default; return what each found."""
+    chosen = [BY_NAME[name] for name in names] or [check for check in CHECKS if check.name != "two-processes"]
+    monkeypatch.setattr("dtbench.testing.CHECKS", chosen)
+    outcomes = run_checks(Subject.find(model, overrides), folder)
+    return {outcome.check.name: (outcome.passed, outcome.message) for outcome in outcomes}
+
+
+@pytest.mark.parametrize("context", [1, 2, 5])
+def test_a_sound_model_passes_at_every_context_length(monkeypatch, tmp_path, context):
+    found = verdicts(monkeypatch, broken.Sound, tmp_path, overrides=[f"training.context_length={context}"])
+    assert all(passed for passed, _ in found.values()), found
+    assert ("no padding" in found["padding"][1]) is (context == 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "failing", "message"),
+    [
+        (broken.WrongShape, "act", r"act must return shape \(B, action_dim\) = \(6, 2\), not shape \(6, 1\)"),
+        (broken.WrongType, "act", r"float32, not torch.float64: end it with .float\(\)"),
+        (broken.Noisy, "act", "other actions for the same window"),
+        (broken.Constant, "reaction", "the same in every state"),
+        (broken.ReadsItsOwnAction, "causality", "the last step's own action"),
+        (broken.LooksAhead, "causality", "looks ahead"),
+        (broken.ReadsPadding, "padding", "act reads padded steps"),
+        (broken.LearnsFromPadding, "padding", "The loss depends on padded steps"),
+        (broken.NeverLearns, "learning", "does not learn"),
+        (broken.ForgetsWhatItLearnt, "saving", "acts differently"),
+        (broken.HiddenState, "resuming", "other losses than an uninterrupted one"),
+        (broken.UnseededWeights, "seeding", "Two trainings of the same seed differ"),
+        (broken.UnseededLoss, "seeding", "Two trainings of the same seed differ"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_broken_rule_fails_exactly_its_check(monkeypatch, tmp_path, model, failing, message):
+    found = verdicts(monkeypatch, model, tmp_path, overrides=["training.context_length=5"])
+    assert found[failing][0] is False
+    assert re.search(message, found[failing][1])
+    assert "\n" not in found[failing][1]
+    for name, (passed, said) in found.items():
+        if name != failing:
+            assert passed is (None if failing in BY_NAME[name].needs else True), (name, said)
+
+
+def test_what_a_model_raises_is_named_with_its_line(monkeypatch, tmp_path):
+    ((passed, message),) = verdicts(monkeypatch, broken.Crashes, tmp_path, "learning").values()
+    assert passed is False
+    line = 1 + Path(broken.__file__).read_text(encoding="utf-8").splitlines().index(
+        '        raise ValueError("no idea how")'
+    )
+    assert message == f"broken.py, line {line} raised ValueError: no idea how"
+
+
+@pytest.mark.slow
+def test_two_processes_must_not_drift_apart(monkeypatch, tmp_path):
+    ((passed, message),) = verdicts(monkeypatch, broken.DriftsApart, tmp_path, "two-processes").values()
+    assert (passed, message) == (False, "The weights of two processes drift apart.")
+
+
+def test_a_class_that_another_process_cannot_import_is_left_out(monkeypatch, tmp_path):
+    class Local(broken.Sound):
+        pass
+
+    ((passed, message),) = verdicts(monkeypatch, Local, tmp_path, "two-processes").values()
+    assert passed
+    assert "cannot import this class" in message
+
+
+def test_check_model_raises_the_first_broken_promise(tmp_path):
+    with pytest.raises(ContractError, match=r"^act: act must return shape"):
+        check_model(broken.WrongShape, tmp_path)
+    with pytest.raises(UnknownNameError, match="did you mean 'dt'"):
+        check_model("dtt", tmp_path)
+
+
+@pytest.fixture
+def no_second_process(monkeypatch):
+    monkeypatch.setattr("dtbench.testing.CHECKS", [check for check in CHECKS if check.name != "two-processes"])
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """The README's example, as a user copies it."""
+    text = README.read_text(encoding="utf-8")
+    for kind, suffix in (("python", "py"), ("yaml", "yaml")):
+        block = re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)
+        (tmp_path / f"my_model.{suffix}").write_text(block.group(1), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "my_model", raising=False)
+    return "my_model:LinearPolicy"
+
+
+@pytest.mark.usefixtures("no_second_process")
+def test_the_readmes_example_passes(example):
+    assert Subject.find(example).config.training.context_length == 1  # from the .yaml beside it
+    lines = dtbench("check-model", example).strip().splitlines()
+    assert [line.split()[0] for line in lines] == ["ok"] * (len(CHECKS) - 1)
+
+
+@pytest.mark.slow
+def test_the_readmes_example_passes_in_two_processes(example, monkeypatch, tmp_path):
+    ((passed, message),) = verdicts(monkeypatch, example, tmp_path / "check", "two-processes").values()
+    assert passed, message
+
+
+@pytest.mark.usefixtures("no_second_process")
+def test_the_command_says_what_is_wrong_and_exits_with_1():
+    text = dtbench("check-model", "tests.models.broken:WrongShape", expect=1)
+    lines = text.strip().splitlines()
+    assert lines[0].startswith("WRONG act")
+    assert [line.split()[1] for line in lines if line.startswith("–")] == ["reaction", "causality", "padding", "saving"]
+    rows = json.loads(dtbench("check-model", "tests.models.broken:Constant", "--json", expect=1))
+    assert [row["check"] for row in rows if not row["passed"]] == ["reaction"]
+    assert set(rows[0]) == {"check", "passed", "message"}
+
+
+def test_a_wrong_name_exits_with_2(capsys):
+    assert main("check-model", "dtt") == 2
+    assert main("check-model", "tests.models.broken:Nothing") == 2
+    assert main("check-model", "tests.models.broken:SoundConfig") == 2
+    assert main("check-model", "bc", "--set", "model.widht=3") == 2
+    assert capsys.readouterr().err.count("\n") == 4
+
+
+def test_a_check_leaves_no_trace_in_pytorch(tmp_path):
+    threads = torch.get_num_threads()
+    BY_NAME["act"].run(Subject.find("bc"), tmp_path)
+    assert torch.get_num_threads() == threads

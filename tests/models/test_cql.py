@@ -10,7 +10,7 @@ import torch
 
 from dtbench.errors import ConfigError
 from dtbench.models.cql import ConservativeQLearning, SquashedGaussianPolicy
-from tests.models.contract import DIMS, model_config
+from dtbench.testing import DIMS, model_config
 
 N, SAMPLES, DIM = 4, 10, DIMS["action_dim"]
 
@@ -195,7 +195,7 @@ def test_unseen_actions_stay_below_seen_ones(weight, unseen_looks_better):
 
 
 def test_targets_follow_slowly(tmp_path):
-    from tests.models.contract import build_model, fit_steps
+    from dtbench.testing import build_model, fit_steps
 
     module = build_model("cql")
     before = [parameter.clone() for parameter in module.target_critics.parameters()]

@@ -9,7 +9,7 @@ from dtbench.errors import ConfigError
 from dtbench.models.dc import DecisionConvFormer
 from dtbench.models.parts.mixers import Attention, CausalConvolution
 from dtbench.models.parts.trunk import TrunkConfig, attention_mask
-from tests.models.contract import DIMS, model_config
+from dtbench.testing import DIMS, model_config
 
 CONFIG = TrunkConfig(width=8, layers=2, heads=2)
 

@@ -17,7 +17,7 @@ from dtbench.models.gpt2_dt import (
     reference_alignment,
     word_centres,
 )
-from tests.models.contract import DIMS, fit_steps, model_config, windows
+from dtbench.testing import DIMS, fit_steps, model_config, windows
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from dtbench.errors import ConfigError
 from dtbench.models.gpt2_dtma import Gpt2Dtma
 from dtbench.models.parts.mixers import HeadGatedAttention
-from tests.models.contract import DIMS, data_module, fit_steps, model_config, windows
+from dtbench.testing import DIMS, data_module, fit_steps, model_config, windows
 
 
 def build(**model) -> Gpt2Dtma:

@@ -13,7 +13,7 @@ from dtbench.models.lamo import Lamo, LamoConfig, add_lora
 from dtbench.models.parts.language_loss import LanguageLoss
 from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.trunk import Trunk, TrunkConfig
-from tests.models.contract import DIMS, fit_steps, model_config, windows
+from dtbench.testing import DIMS, fit_steps, model_config, windows
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 200
 

@@ -16,7 +16,7 @@ from dtbench.errors import ConfigError
 from dtbench.models.base import OfflineModule, build_on_meta, estimate_memory
 from dtbench.models.dt import DecisionTransformer
 from dtbench.registry import MODELS, model_entry
-from tests.models.contract import DIMS, model_config
+from dtbench.testing import DIMS, model_config
 
 
 def on_meta(name: str, config: RunConfig) -> OfflineModule:
@@ -95,7 +95,7 @@ import torch
 from dtbench.models.base import estimate_memory
 from dtbench.registry import model_entry
 from dtbench.runs.estimate import random_window
-from tests.models.contract import DIMS, model_config
+from dtbench.testing import DIMS, model_config
 
 def memory():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()

@@ -28,7 +28,7 @@ from dtbench.models.gpt2_dt import Gpt2Dt
 from dtbench.models.gpt2_dtma import Gpt2Dtma
 from dtbench.models.lamo import Lamo
 from dtbench.models.parts.trunk import TrunkConfig
-from tests.models.contract import DIMS, fit_steps, model_config, windows
+from dtbench.testing import DIMS, fit_steps, model_config, windows
 
 TEXT = "\n".join(f"{a} and {b} went to the {c}." for a in "ABCDE" for b in "FGHIJ" for c in ("sea", "hill", "town"))
 SMALL = {"layers": 2, "heads": 2, "width": 16, "context": 16, "batch_size": 4, "warmup_steps": 5}
