@@ -1,21 +1,28 @@
-"""The models by name: ours, those that installed packages announce, and `package.module:Class`.
+"""The models by name: ours, those that installed packages announce, `package.module:Class` and `FILE.py:Class`.
 
 Looking at the list imports nothing heavy; a model's module is imported when it is built.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.resources import resource
+from dtbench.suites import fields
 
 if TYPE_CHECKING:
     from dtbench.config import ModelSettings
@@ -23,11 +30,19 @@ if TYPE_CHECKING:
 
 #: A package announces its models with `[project.entry-points."dtbench.models"] name = "package.module:Class"`.
 ENTRY_POINTS = "dtbench.models"
+#: What the names of modules begin with that are loaded from files: `torch.py` must not become the module `torch`.
+FILE_MODULES = "_dtbench_model_file_"
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model's place in the code, its title and its paper; settings and cards of ours are in `baselines/<name>/`."""
+    """A model's place in the code, its title and its paper; settings and cards of ours are in `baselines/<name>/`.
+
+    Attributes:
+        name: what results call it; it holds no path.
+        target: `package.module:Class`, or `/absolute/path/FILE.py:Class`; `model_entry(target)` finds the model from
+            any folder and any process.
+    """
 
     name: str
     target: str
@@ -54,17 +69,22 @@ class ModelEntry:
         """Import and return the model's class.
 
         Raises:
-            ConfigError: a class from outside that is not there, or is no `OfflineModule` with a dataclass `Config`.
+            ConfigError: a model from outside that cannot be imported (the message has file and line), or is no
+                `OfflineModule` with a dataclass `Config`.
         """
-        module, _, name = self.target.partition(":")
+        place, _, class_name = self.target.rpartition(":")
         if self.is_ours:
-            return getattr(importlib.import_module(module), name)
-        if os.getcwd() not in sys.path:  # as `python -m` does; the console script does not
-            sys.path.insert(0, os.getcwd())
-        try:
-            loaded = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"Model {self.name!r} cannot be imported: {error}.") from error
+            ours: type[OfflineModule] = getattr(importlib.import_module(place), class_name)
+            return ours
+        if not _is_file(place) and not _is_module(place, class_name):
+            raise ConfigError(f"Model {self.name!r}: {_malformed(self.target)}")
+        with _naming_the_line(self.name):
+            module = _load_file(Path(place)) if _is_file(place) else _import_module(place)
+        loaded = getattr(module, class_name, None)
+        if loaded is None:
+            classes = [name for name, value in vars(module).items() if _is_defined_in(value, module)]
+            close = UnknownNameError("class", class_name, classes)
+            raise ConfigError(f"Model {self.name!r}: {close}")
         from dtbench.models.base import OfflineModule
 
         if not (isinstance(loaded, type) and issubclass(loaded, OfflineModule)):
@@ -89,22 +109,121 @@ MODELS = {entry.name: entry for entry in _ENTRIES}
 
 def models() -> dict[str, ModelEntry]:
     """Return our models and those that installed packages announce."""
-    found = {
-        point.name: ModelEntry(point.name, point.value, f"from {point.value}", "–", is_ours=False)
-        for point in entry_points(group=ENTRY_POINTS)
-    }
+    found = {point.name: _announced(point) for point in entry_points(group=ENTRY_POINTS)}
     return {**found, **MODELS}
 
 
 def model_entry(name: str) -> ModelEntry:
-    """Return the entry of a model, by its name or as `package.module:Class`.
+    """Return the entry of a model: by its name, as `package.module:Class`, or as `FILE.py:Class`.
 
     Raises:
         UnknownNameError: no such model, with a suggestion.
+        ConfigError: a file that does not exist, or a name of none of these forms.
     """
     known = models()
     if name in known:
+        if not known[name].is_ours:
+            fields.name(name, f"the name of the model that {known[name].target} announces")
         return known[name]
-    if ":" in name:
-        return ModelEntry(name, name, name, "–", is_ours=False)
-    raise UnknownNameError("model", name, known)
+    if name.endswith(".py"):
+        raise ConfigError(f"Model {name!r} needs the name of its class: {name}:Class.")
+    place, colon, class_name = name.rpartition(":")
+    if not colon:
+        raise UnknownNameError("model", name, known)
+    if _is_file(place):
+        return _entry_of_file(place, class_name)
+    if not _is_module(place, class_name):
+        raise ConfigError(f"Model {name!r}: {_malformed(name)}")
+    return ModelEntry(name, name, f"from {place}", "–", is_ours=False)
+
+
+def _announced(point: EntryPoint) -> ModelEntry:
+    target = point.value.partition("[")[0].strip()  # without the extras that it asks for
+    return ModelEntry(point.name, target, f"from {target}", "–", is_ours=False)
+
+
+def _entry_of_file(place: str, class_name: str) -> ModelEntry:
+    file = Path(os.path.expanduser(place))
+    if not class_name:
+        raise ConfigError(f"Model {place!r} needs the name of its class: {place}:Class.")
+    if file.suffix != ".py":
+        raise ConfigError(f"{place} is not a .py file.")
+    if file.is_dir():
+        raise ConfigError(f"{place} is a folder; a model is FILE.py:Class.")
+    if not file.is_file():
+        raise ConfigError(f"There is no file {place}.")
+    if not file.stem.isidentifier():
+        raise ConfigError(f"{place}: {file.stem!r} is no name of a Python module; rename the file.")
+    if not class_name.isidentifier():
+        raise ConfigError(f"Model '{place}:{class_name}': {_malformed(f'{place}:{class_name}')}")
+    file = file.resolve()
+    return ModelEntry(f"{file.stem}:{class_name}", f"{file}:{class_name}", f"from {file.name}", "–", is_ours=False)
+
+
+def _is_file(place: str) -> bool:
+    """Report whether a model's place names a file rather than a module."""
+    return place.endswith(".py") or "/" in place or os.sep in place
+
+
+def _is_module(place: str, class_name: str) -> bool:
+    return all(part.isidentifier() for part in (*place.split("."), class_name))
+
+
+def _malformed(name: str) -> str:
+    return f"{name!r} is not of the form package.module:Class or FILE.py:Class."
+
+
+def _import_module(name: str) -> ModuleType:
+    _search_also(os.getcwd())  # as `python -m` does; the console script does not
+    return importlib.import_module(name)
+
+
+def _load_file(file: Path) -> ModuleType:
+    """Execute a file as a module, once per process; it finds its neighbours as a script does."""
+    name = f"{FILE_MODULES}{file.stem}_{hashlib.sha256(os.fsencode(file)).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    _search_also(str(file.parent))
+    sys.modules[name] = module  # dataclasses and type hints look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _search_also(folder: str) -> None:
+    """Let modules of a folder be imported; those of Python and of installed packages come first."""
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _is_defined_in(value: object, module: ModuleType) -> bool:
+    return isinstance(value, type) and value.__module__ == module.__name__
+
+
+@contextmanager
+def _naming_the_line(model: str) -> Iterator[None]:
+    """Turn whatever a foreign module raises while it is imported into one sentence with its last file and line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"Model {model!r} cannot be imported: {_describe(error)}.") from error
+
+
+def _describe(error: BaseException) -> str:
+    message = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split()).rstrip(".")
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {message}"
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith("<frozen") and frame.filename != __file__]
+    theirs = [frame for frame in theirs if frame.filename != importlib.__file__]
+    if not theirs:
+        return message or type(error).__name__
+    what = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return f"{theirs[-1].filename}, line {theirs[-1].lineno}: {what}"

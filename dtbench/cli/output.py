@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 Models = Annotated[
-    list[str], typer.Option("--model", "-m", help="Model by name, or package.module:Class; repeat or use commas.")
+    list[str], typer.Option("--model", "-m", help="Model by name, package.module:Class or FILE.py:Class; repeat.")
 ]
 Overrides = Annotated[list[str], typer.Option("--set", help="section.key=value, e.g. training.steps=1000; repeatable.")]
 OnlyTasks = Annotated[list[str], typer.Option("--task", "-t", help="Only these tasks, aggregated over them.")]
