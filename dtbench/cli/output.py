@@ -8,7 +8,10 @@ from typing import Annotated, Any
 import typer
 
 Models = Annotated[
-    list[str], typer.Option("--model", "-m", help="Model by name, package.module:Class or FILE.py:Class; repeat.")
+    list[str],
+    typer.Option(
+        "--model", "-m", help="Model by name, as package.module:Class or FILE.py:Class; repeat or use commas."
+    ),
 ]
 Overrides = Annotated[list[str], typer.Option("--set", help="section.key=value, e.g. training.steps=1000; repeatable.")]
 OnlyTasks = Annotated[list[str], typer.Option("--task", "-t", help="Only these tasks, aggregated over them.")]
