@@ -156,7 +156,7 @@ def _tasks_in_folder(request: RunRequest) -> Selection:
 def _print_verdicts(verdicts: list[Verdict]) -> None:
     for verdict in verdicts:
         word = {True: "as expected", False: "NOT as expected", None: "not checked"}[verdict.holds]
-        typer.echo(f"{verdict.expectation.task}: {word}: {verdict.said}", err=True)
+        typer.echo(f"{verdict.expectation.task}: {word}: {verdict.figures}", err=True)
         if verdict.holds is False:
             typer.echo(f"  expected because: {verdict.expectation.reason}", err=True)
 
