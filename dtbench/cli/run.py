@@ -128,22 +128,23 @@ def _finish(request: RunRequest, summary: RunSummary, as_json: bool) -> None:
     """Print the table and write the markdown beside the results."""
     from dtbench.console import out
     from dtbench.results import leaderboard
+    from dtbench.results.sections import Selection
 
     file = request.output / "leaderboard.md"
     if summary.results:
-        leaderboard.write(request.output, file, _selection(request))
+        leaderboard.write(request.output, file, _tasks_in_folder(request))
     if as_json:
         echo_json([result.to_dict() for result in summary.results])
         return
     if summary.results:
-        out.print(leaderboard.console_table(summary.results, _selection(request)))
+        out.print(leaderboard.console_table(summary.results, Selection(tasks=request.tasks, must_exist=False)))
         typer.echo(f"Leaderboard: {file}")
     if summary.failed:
         typer.echo(f"{summary.failed} runs failed; their results say why (status and error).", err=True)
 
 
-def _selection(request: RunRequest) -> Selection:
-    """Aggregate over the tasks that have results where only some were asked for, else over the whole suite."""
+def _tasks_in_folder(request: RunRequest) -> Selection:
+    """Select the tasks with results in the folder where only some were asked for, else the whole suite."""
     from dtbench.results.files import scan
     from dtbench.results.sections import EVERYTHING, Selection
 
@@ -155,7 +156,7 @@ def _selection(request: RunRequest) -> Selection:
 def _print_verdicts(verdicts: list[Verdict]) -> None:
     for verdict in verdicts:
         word = {True: "as expected", False: "NOT as expected", None: "not checked"}[verdict.holds]
-        typer.echo(f"{verdict.expectation.task}: {word}: {verdict.said}", err=True)
+        typer.echo(f"{verdict.expectation.task}: {word}: {verdict.figures}", err=True)
         if verdict.holds is False:
             typer.echo(f"  expected because: {verdict.expectation.reason}", err=True)
 

@@ -1,4 +1,4 @@
-"""What a suite expects of its results where the right order is known: stated in its file, checked after a run."""
+"""What a suite expects of its results where the right order is known: written in its file, checked after a run."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ from dtbench.suites.suites import Expectation, Suite
 
 @dataclass(frozen=True)
 class Verdict:
-    """An expectation, whether it holds (None: one side has no results), and the figures in words."""
+    """Whether an expectation holds.
+
+    Attributes:
+        expectation: what the suite expects.
+        holds: None if it cannot be checked, because one side has no results.
+        figures: the scores or correlations that were compared, as text.
+    """
 
     expectation: Expectation
     holds: bool | None
-    said: str
+    figures: str
 
 
 def check(suite: Suite, results: Sequence[Result]) -> list[Verdict]:
-    """Hold a suite's expectations against finished results; a model counts with its mean over seeds.
+    """Compare a suite's expectations with finished results; a model counts with its mean over seeds.
 
     Expectations of tasks without any result are left out.
     """
@@ -38,8 +44,9 @@ def _verdict(expectation: Expectation, results: Sequence[Result]) -> Verdict:
     wanted = [*expectation.tracks_target, *expectation.better, *expectation.worse]
     present = [model for model in wanted if model in by_model]
     if expectation.tracks_target:
-        measured = {model: _tracking(by_model[model]) for model in present}
-        holds = all(value >= expectation.correlation for value in measured.values()) if present else None
+        correlations = {model: _tracking(by_model[model]) for model in present}
+        measured = {model: value for model, value in correlations.items() if value is not None}
+        holds = all(value >= expectation.correlation for value in measured.values()) if measured else None
         return Verdict(expectation, holds, f"rank correlation of target and return: {_listed(measured)}")
     scores = {model: float(np.mean([result.score for result in by_model[model]])) for model in present}
     better = {model: scores[model] for model in expectation.better if model in scores}
@@ -48,13 +55,15 @@ def _verdict(expectation: Expectation, results: Sequence[Result]) -> Verdict:
     return Verdict(expectation, holds, f"{_listed(better)} above {_listed(worse)}")
 
 
-def _tracking(results: Sequence[Result]) -> float:
-    """Return Spearman's correlation between the targets asked for and the mean returns got, over all seeds' targets."""
+def _tracking(results: Sequence[Result]) -> float | None:
+    """Return Spearman's correlation of return targets and mean returns, over all seeds; None with a single target."""
     targets = [entry for result in results for entry in result.measured.scores.per_target.items()]
     asked = [float(target) for target, _ in targets]
     got = [float(np.mean(episodes.returns)) for _, episodes in targets]
+    if len(set(asked)) < 2:
+        return None
     if len(set(got)) < 2:
-        return 0.0  # the same return whatever is asked for
+        return 0.0  # the same return whatever the target
     return float(spearmanr(asked, got).statistic)
 
 

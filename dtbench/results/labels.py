@@ -11,13 +11,13 @@ from dtbench.results.changes import changes_in_result
 from dtbench.results.schema import DONE, Result
 from dtbench.results.text import one_line
 
-#: More changes than these, or a longer label, are counted instead.
+#: If there are more changes, or the label is longer, they are counted instead.
 _SHOWN_CHANGES, _LONGEST = 3, 80
 
 
 @dataclass(frozen=True)
 class RowName:
-    """A row's label, which is unique in its section, and the changes that it stands for (empty if not known)."""
+    """A row's label, which is unique in its section, and the changes that it names (empty if they are not known)."""
 
     label: str
     changes: tuple[str, ...] = ()

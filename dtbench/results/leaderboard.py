@@ -33,7 +33,7 @@ from dtbench.results.text import (
 #: Bootstrap repetitions of what is written to a file; rliable's own default is 50,000, which take ten seconds and more
 #: per model.
 PUBLISHED_REPETITIONS = 10_000
-#: So many of the last lines of a failed run's log are shown.
+#: At most this many last lines of a failed run's log are shown.
 _LOG_LINES = 10
 
 

@@ -37,7 +37,7 @@ def intervals(scores: dict[str, np.ndarray], file: Path) -> None:
             panel.use_sticky_edges = False  # or a bar would end on the axis
             panel.margins(x=0.12)
             panel.set_title(title)
-            panel.set_yticks(range(len(scores)), list(scores))
+            panel.set_yticks(range(len(scores)), [_plain(label) for label in scores])
             panel.set_ylim(len(scores) - 0.5, -0.5)
             panel.grid(axis="x", alpha=0.3)
         figure.supxlabel("normalised score × 100", fontsize=9)
@@ -65,13 +65,18 @@ def profile(scores: dict[str, np.ndarray], file: Path) -> None:
         for index, (model, matrix) in enumerate(scores.items()):
             share, band = stats.performance_profile(matrix, thresholds)
             colour = _COLOURS[index % len(_COLOURS)]
-            axes.step(100 * thresholds, share, where="post", label=model, color=colour)
+            axes.step(100 * thresholds, share, where="post", label=_plain(model), color=colour)
             if band is not None:
                 axes.fill_between(100 * thresholds, band[0], band[1], step="post", color=colour, alpha=0.2)
         axes.set(xlabel="normalised score τ × 100", ylabel="share of runs with score > τ", ylim=(0, 1.02))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
         _save(figure, file)
+
+
+def _plain(label: str) -> str:
+    """Return a label without the dollar signs' meaning, which is mathematics to matplotlib."""
+    return label.replace("$", r"\$")
 
 
 def _save(figure: Figure, file: Path) -> None:

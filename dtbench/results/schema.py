@@ -105,7 +105,8 @@ class ModelRecord:
         config_hash: hash over the part of the configuration that decides the result.
         is_preset_config: whether the configuration is the preset's, unchanged by the user.
         config: the whole configuration, section by section.
-        initial_weights: what the model started from, in words; None if the run ended before the model was built.
+        initial_weights: description of the weights that training started from; None if the run ended before the
+            model was built.
         changes: what the user changed in the preset's configuration, as `key=value` (`backbone=scratch`,
             `training.steps=2000`; the section `model.` is left out); empty for the preset's own configuration, None
             if it was not recorded.

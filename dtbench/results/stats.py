@@ -1,6 +1,6 @@
-"""Interval statistics over runs × tasks: rliable (Agarwal et al., 2021, arXiv 2108.13264) behind one small door.
+"""Interval statistics over runs × tasks, computed by rliable (Agarwal et al., 2021, arXiv 2108.13264).
 
-Scores are on the 0–1 scale here and everywhere inside; they are multiplied by 100 only when shown.
+Scores are on the 0–1 scale here and everywhere in the code; they are multiplied by 100 only when shown.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from rliable import library, metrics
 
 from dtbench.errors import ResultError
 
-#: Bootstrap repetitions; 50,000 is rliable's own default, 2,000 are quick and differ in the third digit.
+#: Bootstrap repetitions. rliable's own default is 50,000; 2,000 are quick, and the intervals differ in the third digit.
 REPETITIONS = 2_000
 _CONFIDENCE = 0.95
 _SEED = 0
-#: On the 0–1 scale thirty times an expert once, or five times an expert half of the time: such a matrix is on the
-#: 0–100 scale. The second finds weak models' percentages, which all may lie below thirty.
+#: A matrix is taken to be on the 0–100 scale if a score is above thirty times the expert's, or half of the scores are
+#: above five times the expert's. The second rule finds percentages of weak models, which may all be below thirty.
 _IMPLAUSIBLE, _IMPLAUSIBLE_MEDIAN = 30.0, 5.0
 
 Scores = NDArray[np.float64]
@@ -121,7 +121,7 @@ def checked(scores: Any) -> Scores:
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Seed numpy's global generator, which rliable draws from whatever `random_state` it is given, and restore it."""
+    """Seed numpy's global generator and restore it afterwards; rliable draws from it and ignores its `random_state`."""
     before = np.random.get_state()
     np.random.seed(_SEED)
     try:

@@ -14,7 +14,7 @@ from dtbench.results import stats
 from dtbench.results.sections import Row, Section
 from dtbench.results.text import estimate_text, one_line, reason
 
-#: Of the runs without a score so many are named.
+#: At most this many runs without a score are listed; the others are counted.
 _NAMED = 10
 #: What a column adds to its content: two spaces and a line.
 _FRAME = 3

@@ -81,5 +81,5 @@ def _end_of_process(error: ErrorRecord) -> str:
 
 
 def either(values: Sequence[Any]) -> str:
-    """Join what may be one, two or several values."""
+    """Join one, two (`a or b`) or several values (`a, b, c`)."""
     return " or ".join(map(str, values)) if len(values) < 3 else ", ".join(map(str, values))

@@ -1,4 +1,4 @@
-"""Tables: what stands in a cell, what is never averaged or mixed, and equal bytes for equal results."""
+"""Leaderboards: what a cell shows, what is never averaged or mixed, and equal bytes for equal results."""
 
 from __future__ import annotations
 

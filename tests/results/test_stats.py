@@ -1,4 +1,4 @@
-"""Statistics against scipy and plain definitions, and rliable's traps."""
+"""Statistics against scipy and plain definitions, and the mistakes that rliable does not notice."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_interval_is_the_stratified_bootstraps():
 
 
 def test_same_matrix_same_interval_and_the_callers_random_state_is_untouched():
-    """Footgun 15: rliable ignores `random_state` and draws from numpy's global generator."""
+    """rliable ignores `random_state` and draws from numpy's global generator."""
     np.random.seed(7)
     expected = np.random.random(3)
     np.random.seed(7)
@@ -58,7 +58,6 @@ def test_same_matrix_same_interval_and_the_callers_random_state_is_untouched():
     ],
 )
 def test_what_rliable_takes_in_silence_is_refused(bad, message):
-    """Footgun 16."""
     with pytest.raises(ResultError, match=message):
         stats.aggregate(bad)
 
@@ -90,7 +89,7 @@ def test_profile_is_the_share_above():
 
 
 def test_normalise_first_then_mean_and_spread():
-    """Footgun 6: two toolkits send a standard deviation through the affine map and print 2.39 where 0.138 is right."""
+    """Sent through the affine map itself, a standard deviation would be shifted by the random score."""
     reference = load_suite("d4rl-short").task("walker2d-medium").reference
     returns = np.array([1000.0, 2000.0, 3000.0])
     spread = reference.normalize(returns).std()
@@ -99,7 +98,7 @@ def test_normalise_first_then_mean_and_spread():
 
 
 def test_reference_scores_are_d4rls():
-    """facts/methods.md §7.1, from Farama D4RL, d4rl/infos.py."""
+    """The values of d4rl/infos.py in Farama's D4RL."""
     expected = {"hopper": (-20.272305, 3234.3), "halfcheetah": (-280.178953, 12135.0), "walker2d": (1.629008, 4592.3)}
     for task in load_suite("d4rl-short").tasks:
         assert (task.reference.random, task.reference.expert) == expected[task.id.split("-")[0]]

@@ -7,12 +7,15 @@ import io
 import pytest
 from rich.console import Console
 
+from dtbench.cli.run import _finish
 from dtbench.registry import MODELS
 from dtbench.results import leaderboard, stats
 from dtbench.results.compare import Comparison, TaskDifference, comparison_tables
 from dtbench.results.files import scan
 from dtbench.results.schema import Result
 from dtbench.results.sections import EVERYTHING, Selection
+from dtbench.runs.execute import RunSummary
+from dtbench.runs.plan import RunRequest
 from dtbench.suites.suites import load_suite
 from tests.results import samples
 
@@ -130,3 +133,15 @@ def test_runs_without_a_score_are_named_below_the_table():
     assert text.index("Runs without a score: 13") > text.index("└")
     assert "  dt on hopper-medium, seed 10: failed: ValueError: reason 10\n  and 3 more" in text
     assert "reason 11" not in text
+
+
+def test_a_second_run_into_the_same_folder_shows_the_tasks_it_was_asked_for(tmp_path, capsys):
+    earlier, now = samples.result(task="walker2d-medium", score=0.4), samples.result(score=0.2)
+    for result in (earlier, now):
+        samples.save(tmp_path, result)
+    request = RunRequest(models=["dt"], tasks=["hopper-medium"], output=tmp_path)
+    _finish(request, RunSummary([now], finished=1, skipped=0, failed=0, verdicts=[]), as_json=False)
+    printed = capsys.readouterr().out
+    assert "20.0 [n/a]" in printed
+    assert "walker2d" not in printed
+    assert "only hopper-medium, walker2d-medium" in (tmp_path / "leaderboard.md").read_text(encoding="utf-8")

@@ -106,7 +106,7 @@ def test_expectations_are_held_against_results():
     deaf = {target: [3.0] for target in good}
     verdicts = check(SUITE, [result("dt", "bandit-chain", good), result("bc", "bandit-chain", {5: [1.0]})])
     assert [verdict.holds for verdict in verdicts] == [True, True]
-    assert "dt 1.00" in verdicts[0].said
+    assert "dt 1.00" in verdicts[0].figures
     assert check(SUITE, [result("dt", "bandit-chain", deaf)])[0].holds is False
     swapped = {5: [5.0], 1: [2.0], 2: [1.0], 3: [4.0], 4: [3.0]}
     assert check(SUITE, [result("dt", "bandit-chain", swapped)])[0].holds is False
@@ -114,6 +114,12 @@ def test_expectations_are_held_against_results():
     assert check(SUITE, beaten)[1].holds is False
     assert [verdict.holds for verdict in check(SUITE, [result("dt", "bandit-chain", good)])] == [True, None]
     assert check(SUITE, []) == []
+
+
+def test_one_target_alone_says_nothing_about_tracking():
+    """`--set evaluation.all_targets=false` evaluates at the score target only."""
+    results = [result("dt", "bandit-chain", {5: [value]}) for value in (4.0, 5.0)]
+    assert check(SUITE, results)[0].holds is None
 
 
 def test_every_model_is_expected_something_of_on_every_task():
@@ -161,4 +167,4 @@ def test_models_do_what_is_expected(tmp_path, monkeypatch):
     assert summary.failed == 0
     verdicts = check(SUITE, summary.results)
     assert len(verdicts) == len(SUITE.expected)
-    assert all(verdict.holds for verdict in verdicts), [verdict.said for verdict in verdicts if not verdict.holds]
+    assert all(verdict.holds for verdict in verdicts), [verdict.figures for verdict in verdicts if not verdict.holds]
