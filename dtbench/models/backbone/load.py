@@ -174,7 +174,7 @@ def _in_folder(folder: Path) -> Files:
 
 def _read(files: Files, name: str, dropout: float) -> Backbone:
     try:
-        raw = _read_json(files(_CONFIG))
+        raw = read_json(files(_CONFIG))
         weights = _weight_files(files)
     except FileNotFoundError as error:
         raise ConfigError(f"Backbone {name!r} lacks {error.args[0]}.") from error
@@ -213,7 +213,12 @@ def _check_widths(config: TrunkConfig, weights: dict[str, Tensor], tables: Langu
         raise ConfigError(f"Backbone {name!r}: {_CONFIG} and the weights belong to models of different sizes.")
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ConfigError: the file holds anything else.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -228,7 +233,7 @@ def _weight_files(files: Files) -> list[Path]:
     found = files(*_WEIGHTS, _INDEX)
     if found.name != _INDEX:
         return [found]
-    names = _read_json(found).get("weight_map")
+    names = read_json(found).get("weight_map")
     parts = set(names.values()) if isinstance(names, dict) else set()
     if not parts or not all(isinstance(part, str) and Path(part).name == part for part in parts):
         raise ConfigError(f"{found} does not name the files of the weights under weight_map.")
