@@ -79,20 +79,21 @@ class Subject:
         """
         if isinstance(model, str):
             entry = model_entry(model)
-            target, found, settings = model, entry.load(), entry.settings
+            subject = cls(model, entry.load(), _smoke_config(entry.settings, overrides))
         else:
-            target, found = f"{model.__module__}:{model.__qualname__}", model
-            settings = ModelSettings(model.__name__, model.Config)
-        suite = load_suite("d4rl-short")
-        config = compose(
-            settings, preset=load_preset("smoke"), suite=suite, task=suite.tasks[0], overrides=list(overrides)
-        )
-        found.prepare(config.model)
-        return cls(target, found, config)
+            config = _smoke_config(ModelSettings(model.__name__, model.Config), overrides)
+            subject = cls(f"{model.__module__}:{model.__qualname__}", model, config)
+        subject.model.prepare(subject.config.model)
+        return subject
 
     def build(self, seed: int = 0) -> OfflineModule:
         """Build the model with new weights."""
         return self.model(self.config, DIMS, seed)
+
+
+def _smoke_config(settings: ModelSettings, overrides: Sequence[str]) -> RunConfig:
+    suite = load_suite("d4rl-short")
+    return compose(settings, preset=load_preset("smoke"), suite=suite, task=suite.tasks[0], overrides=overrides)
 
 
 @dataclass(frozen=True)
@@ -179,12 +180,12 @@ def _describe(error: Exception, model: type[OfflineModule]) -> str:
 
 def model_config(name: str, **model: Any) -> RunConfig:
     """Return the smoke configuration of a model, with changes to its section `model`."""
-    return Subject.find(name, [f"model.{key}={value}" for key, value in model.items()]).config
+    return _smoke_config(model_entry(name).settings, [f"model.{key}={value}" for key, value in model.items()])
 
 
 def build_model(name: str, seed: int = 0) -> OfflineModule:
     """Build a model at the preset `smoke`."""
-    return Subject.find(name).build(seed)
+    return model_entry(name).load()(model_config(name), DIMS, seed)
 
 
 def episodes(count: int = 12, seed: int = 0) -> Iterator[Episode]:

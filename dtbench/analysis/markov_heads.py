@@ -1,12 +1,11 @@
 """Markov heads (arXiv 2409.06985): heads whose W_q W_kᵀ has a positive diagonal that dwarfs the rest.
 
-Such a head looks at the token it stands on, whatever the embeddings are. The paper's threshold could not be read, so
-both figures are reported for every head and both thresholds are options.
+Such a head attends to its own token, whatever the embeddings are. The paper does not state its threshold, so both
+figures are reported for every head and both thresholds are options.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dtbench.errors import ConfigError
-from dtbench.models.backbone.load import find_files, gpt2_trunk_config, read_tensors
+from dtbench.models.backbone.load import find_files, gpt2_trunk_config, read_json, read_tensors
 from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.trunk import Trunk
 
@@ -42,13 +41,19 @@ class HeadFigures:
 
 def head_matrices(query: Tensor, key: Tensor, heads: int) -> Tensor:
     """Return A_h = W_q[:, h] W_k[:, h]ᵀ: two (width, width) maps, input × output → (heads, width, width)."""
-    parts = [weight.unflatten(1, (heads, -1)).movedim(1, 0) for weight in (query, key)]
-    return parts[0] @ parts[1].mT
+    queries, keys = (weight.view(len(weight), heads, -1).movedim(1, 0) for weight in (query, key))
+    return queries @ keys.mT
 
 
 def figures(matrix: Tensor) -> HeadFigures:
-    """Measure one A_h, (width, width)."""
+    """Measure one A_h, (width, width).
+
+    Raises:
+        ConfigError: the matrix has no finite ratio: it is 1 × 1, not finite, or 0 beside its diagonal.
+    """
     diagonal, size = matrix.diagonal(), len(matrix)
+    if size < 2 or not bool((matrix - matrix.diag().diag()).any()) or not bool(matrix.isfinite().all()):
+        raise ConfigError("The weights of a head are not finite, or 0 beside the diagonal: it has no figures.")
     off = (matrix.abs().sum() - diagonal.abs().sum()) / (size * (size - 1))
     return HeadFigures(float((diagonal > 0).double().mean()), float(diagonal.abs().mean() / off))
 
@@ -94,27 +99,29 @@ def load_layers(what: str, heads: int | None = None) -> tuple[list[LayerWeights]
     """Find the attention weights of a backbone, or of a safetensors file of GPT-2's tensors.
 
     Args:
+        what: a backbone's name or folder, or a file.
         heads: heads per layer; needed for a safetensors file without a `config.json` beside it, unless its width is a
             multiple of 64, GPT-2's own head width.
 
     Raises:
-        ConfigError: nothing there, or not a GPT-2.
+        ConfigError: the files are missing, damaged, or not a GPT-2's.
     """
     path = Path(what).expanduser()
     if path.is_file():
         return _from_file(path, heads)
     files, name = find_files(what)
     try:
-        raw, weights = json.loads(files("config.json").read_text()), files("model.safetensors", "pytorch_model.bin")
+        raw, weights = read_json(files("config.json")), files("model.safetensors", "pytorch_model.bin")
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{what} lacks {error.args[0]}: it is no backbone folder, and no run's (…/seed-<n>)."
+            f"{what} lacks {error.args[0]}: it is neither a backbone's folder nor a run's (…/seed-<n>)."
         ) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ConfigError(f"{what} cannot be read: {error}.") from error
     if raw.get("model_type") != "gpt2":
         raise ConfigError(f"{name} is a {raw.get('model_type')!r}; Markov heads are analysed in GPT-2 models.")
-    return _gpt2_layers(read_tensors(weights), what), heads or gpt2_trunk_config(raw, 0.0).heads
+    layers = _gpt2_layers(read_tensors(weights), what)
+    return layers, _checked_heads(heads or gpt2_trunk_config(raw, 0.0).heads, layers, what)
 
 
 def _from_file(path: Path, heads: int | None) -> tuple[list[LayerWeights], int]:
@@ -122,16 +129,29 @@ def _from_file(path: Path, heads: int | None) -> tuple[list[LayerWeights], int]:
     width = len(layers[0].query)
     if heads is None and width % 64:
         raise ConfigError(f"{path} does not say how many heads its layers have; add --heads.")
-    return layers, heads or width // 64
+    return layers, _checked_heads(heads or width // 64, layers, str(path))
+
+
+def _checked_heads(heads: int, layers: list[LayerWeights], what: str) -> int:
+    width = len(layers[0].query)
+    if width % heads:
+        raise ConfigError(f"{what}: a width of {width} cannot be split into {heads} heads of equal size.")
+    return heads
 
 
 def _gpt2_layers(tensors: dict[str, Tensor], what: str) -> list[LayerWeights]:
     layers: list[LayerWeights] = []
     while (weight := tensors.get(f"h.{len(layers)}.attn.c_attn.weight")) is not None:
+        gain = tensors.get(f"h.{len(layers)}.ln_1.weight")
+        width = weight.shape[0] if weight.dim() else 0
+        if width == 0 or weight.shape != (width, 3 * width) or (gain is not None and gain.shape != (width,)):
+            raise ConfigError(f"{what}: layer {len(layers)} does not have the shapes of a GPT-2.")
         query, key, _ = weight.chunk(3, dim=1)
-        layers.append(LayerWeights(query, key, tensors.get(f"h.{len(layers)}.ln_1.weight")))
+        layers.append(LayerWeights(query, key, gain))
     if not layers:
         raise ConfigError(f"{what} holds no h.0.attn.c_attn.weight: these are not attention weights of a GPT-2.")
+    if len({len(layer.query) for layer in layers}) > 1:
+        raise ConfigError(f"{what}: its layers have different widths.")
     return layers
 
 
@@ -156,7 +176,10 @@ def _effective(layer: Any) -> Tensor:
     """Return the weight of a linear map, output × input, with its LoRA update if it has one."""
     from peft.tuners.lora import LoraLayer
 
+    weight: Tensor
     if isinstance(layer, LoraLayer):
         updates: Any = layer
-        return (updates.base_layer.weight + sum(map(updates.get_delta_weight, updates.active_adapters))).detach()
-    return layer.weight.detach()
+        weight = updates.base_layer.weight + sum(map(updates.get_delta_weight, updates.active_adapters))
+    else:
+        weight = layer.weight
+    return weight.detach()

@@ -14,6 +14,8 @@ from torchmetrics import MeanAbsoluteError
 
 from dtbench.config import RunConfig, from_dict, require, require_one_of, require_positive
 from dtbench.determinism import seed_torch
+from dtbench.errors import ConfigError
+from dtbench.models.checkpoint import load_checkpoint
 from dtbench.models.parts.language_loss import LanguageLoss
 from dtbench.models.parts.memory import Numbers, mlp_bytes, state_bytes, trunk_bytes
 from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_PER_STEP, TrajectoryEmbedding
@@ -61,10 +63,18 @@ class OfflineModule(lightning.LightningModule):
         Raises:
             ConfigError: the file is not a checkpoint of this model.
         """
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        arguments = checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY]
-        module = cls(from_dict(arguments["config"], cls.Config), arguments["dims"], arguments["seed"])
-        module.load_state_dict(checkpoint["state_dict"])
+        checkpoint = load_checkpoint(path)
+        try:
+            arguments = checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY]
+            config, dims, seed = arguments["config"], dict(arguments["dims"]), int(arguments["seed"])
+            weights = checkpoint["state_dict"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{path} is not a checkpoint of a dtbench model.") from error
+        module = cls(from_dict(config, cls.Config), dims, seed)
+        try:
+            module.load_state_dict(weights)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} does not hold the weights of {cls.__name__}.") from error
         return module
 
     @classmethod

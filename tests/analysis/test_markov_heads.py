@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from dtbench.analysis.markov_heads import LayerWeights, analyze_layers, figures, head_matrices, module_layers
+from dtbench.analysis.markov_heads import (
+    LayerWeights,
+    analyze_layers,
+    figures,
+    head_matrices,
+    load_layers,
+    module_layers,
+)
 from dtbench.cli import app as cli
 from dtbench.errors import ConfigError
 from dtbench.testing import build_model, model_config
@@ -93,8 +101,6 @@ def test_run_of_lamo_counts_its_low_rank_updates():
 
 
 def test_what_is_not_there_or_no_gpt2_is_one_sentence(tmp_path):
-    from dtbench.analysis.markov_heads import load_layers
-
     with pytest.raises(ConfigError, match="no backbone folder"):
         load_layers("./nowhere")
     (tmp_path / "config.json").write_text("{}")
@@ -103,6 +109,35 @@ def test_what_is_not_there_or_no_gpt2_is_one_sentence(tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_layers(str(tmp_path / "weights.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "heads", "message"),
+    [
+        ({"h.0.attn.c_attn.weight": torch.ones(64)}, None, "layer 0 does not have the shapes of a GPT-2"),
+        ({"h.0.attn.c_attn.weight": torch.ones(64, 100)}, None, "layer 0 does not have the shapes of a GPT-2"),
+        ({"h.0.attn.c_attn.weight": torch.ones(24, 72)}, None, "add --heads"),
+        ({"h.0.attn.c_attn.weight": torch.ones(24, 72)}, 5, "a width of 24 cannot be split into 5 heads"),
+        ({f"h.{i}.attn.c_attn.weight": torch.ones(64 * (i + 1), 192 * (i + 1)) for i in range(2)}, 1, "widths"),
+        ({"h.0.attn.c_attn.weight": torch.ones(64, 192), "h.0.ln_1.weight": torch.ones(3)}, 1, "shapes"),
+        ({"h.0.attn.c_attn.weight": torch.zeros(64, 192)}, 1, "0 beside the diagonal"),
+        ({"h.0.attn.c_attn.weight": torch.full((64, 192), float("nan"))}, 1, "not finite"),
+        ({"words": torch.ones(3)}, None, "not attention weights of a GPT-2"),
+    ],
+)
+def test_foreign_tensors_are_one_sentence(tmp_path, tensors, heads, message):
+    save_file(tensors, tmp_path / "weights.safetensors")
+    with pytest.raises(ConfigError, match=message) as caught:
+        analyze_layers(*load_layers(str(tmp_path / "weights.safetensors"), heads))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"model_type": "gpt2"}', '{"model_type": "gpt2", "n_embd": []}'])
+def test_a_damaged_config_is_one_sentence(tmp_path, content):
+    (tmp_path / "config.json").write_text(content, encoding="utf-8")
+    save_file({"h.0.attn.c_attn.weight": torch.ones(64, 192)}, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match="json"):
+        load_layers(str(tmp_path))
 
 
 def test_heat_map_is_written(tmp_path):

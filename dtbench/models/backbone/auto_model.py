@@ -15,22 +15,31 @@ def trunk_config(folder: Path, name: str) -> TrunkConfig:
     """Read width, layers and heads from a folder's `config.json`.
 
     Raises:
-        ConfigError: `transformers` does not know the model, or it is not a causal language model.
+        ConfigError: the file cannot be read, or names a model that `transformers` does not know or that is not a causal
+            language model.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"Backbone {name!r} is not a model that transformers knows: {error}") from error
+        found = TrunkConfig(config.hidden_size, config.num_hidden_layers, config.num_attention_heads)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a damaged or foreign file makes transformers raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"Backbone {name!r} is not a model that transformers knows: {reason}") from error
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ConfigError(f"Backbone {name!r} is a {config.model_type!r}; a causal language model is needed.")
-    return TrunkConfig(config.hidden_size, config.num_hidden_layers, config.num_attention_heads)
+    return found
 
 
 class AutoTrunk(nn.Module):
-    """The trunk's call, (tokens, token_mask, select) → outputs, on a model of `transformers`; its own dropouts hold."""
+    """A model of `transformers` with the call of `Trunk`, (tokens, token_mask, select) → outputs, and its own dropouts.
+
+    Raises:
+        ConfigError: the weights cannot be read.
+    """
 
     def __init__(self, folder: Path, config: TrunkConfig) -> None:
         from transformers import AutoConfig, AutoModel
@@ -40,7 +49,11 @@ class AutoTrunk(nn.Module):
         if builds_on_meta():
             model = AutoModel.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
         else:
-            model = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+            try:
+                model = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+            except Exception as error:  # as above
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise ConfigError(f"The weights in {folder} cannot be read: {reason}") from error
         self.model = model.float()
         self.model.get_input_embeddings().requires_grad_(False)  # never used: tokens are embedded trajectories
 

@@ -1,8 +1,8 @@
 """Backbones: where a trunk's initial weights come from.
 
 `scratch` (random), `bundled` (the small GPT-2 in this package), `synthetic(…)` (pretrained on a Markov chain), a local
-folder, or a hub id such as `gpt2`. Weights are read from safetensors or with `weights_only=True`: none of their code
-runs.
+folder, or a hub id such as `gpt2`. Weights are read from safetensors or with `weights_only=True`: no code in the files
+is run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dtbench.errors import ConfigError, SourceError
+from dtbench.errors import ConfigError, DtbenchError, SourceError
 from dtbench.models.backbone.hub import from_hub
+from dtbench.models.checkpoint import load_checkpoint
 from dtbench.models.parts.language_loss import LanguageTables
 from dtbench.models.parts.memory import builds_on_meta
 from dtbench.models.parts.mixers import Attention
@@ -40,10 +40,15 @@ Files = Callable[..., Path]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A trunk's size, its weights under our names (None = random), and a description for results and tables.
+    """A trunk's size and where its weights come from.
 
-    `language` and `files` are None for a random one. `model_type` other than `gpt2` is a causal language model that
-    enters through `transformers.AutoModel` (`models/adapter.py`).
+    Attributes:
+        config: size and dropouts of the trunk.
+        weights: under the names of `Trunk`; None for random ones, and for those that `AutoTrunk` loads.
+        description: for results and tables.
+        model_type: `gpt2`, or another causal language model, which enters through `AutoTrunk`.
+        language: a GPT-2's word and position table.
+        files: finds the files of a pretrained backbone.
     """
 
     config: TrunkConfig
@@ -54,7 +59,10 @@ class Backbone:
     files: Files | None = None
 
     def build(self, mixer: MixerFactory = lambda config, layer: Attention(config)) -> nn.Module:
-        """Return the trunk with its weights in it; `mixer` makes the token mixer of each layer.
+        """Build the trunk and load its weights.
+
+        Args:
+            mixer: makes the token mixer of each layer.
 
         Raises:
             ConfigError: the weights lack a tensor of the trunk, or have another shape.
@@ -85,19 +93,28 @@ class Backbone:
         """Return the backbone's own `tokenizers.Tokenizer`.
 
         Raises:
-            ConfigError: a random backbone has none, or the folder holds none.
+            ConfigError: the backbone is random, or its folder holds no readable tokenizer.
         """
-        from tokenizers import ByteLevelBPETokenizer, Tokenizer
-
         if self.files is None:
             raise ConfigError(f"Backbone {self.description} has no tokenizer; a pretrained language model has one.")
         try:
-            return Tokenizer.from_file(str(self.files(_TOKENIZER)))
-        except (FileNotFoundError, SourceError):
-            try:
-                return ByteLevelBPETokenizer(str(self.files("vocab.json")), str(self.files("merges.txt")))
-            except FileNotFoundError as error:
-                raise ConfigError(f"Backbone {self.description} lacks {_TOKENIZER}: it cannot read text.") from error
+            return _read_tokenizer(self.files)
+        except FileNotFoundError as error:
+            raise ConfigError(f"Backbone {self.description} lacks {_TOKENIZER}: it cannot read text.") from error
+        except DtbenchError:
+            raise
+        except Exception as error:  # tokenizers raises nothing more special
+            what = f"The tokenizer of backbone {self.description}"
+            raise ConfigError(f"{what} cannot be read: {_first_line(error)}") from error
+
+
+def _read_tokenizer(files: Files) -> Any:
+    from tokenizers import ByteLevelBPETokenizer, Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(files(_TOKENIZER)))
+    except (FileNotFoundError, SourceError):  # GPT-2's own repository once had these two only
+        return ByteLevelBPETokenizer(str(files("vocab.json")), str(files("merges.txt")))
 
 
 def load_backbone(name: str, scratch: TrunkConfig, dropout: float) -> Backbone:
@@ -107,10 +124,10 @@ def load_backbone(name: str, scratch: TrunkConfig, dropout: float) -> Backbone:
         name: `scratch`, `bundled`, `synthetic` or `synthetic(states=100,temperature=1,steps=2000,seed=0)`, the path of
             a folder with config.json and model.safetensors, or a hub id such as `gpt2`.
         scratch: the size of a `scratch` trunk; pretrained ones have the size they have.
-        dropout: GPT-2-DT's, LaMo's and GPT2-DTMA's `resid_pdrop`; the other two keep GPT-2's own value (0.1).
+        dropout: GPT-2's `resid_pdrop`; the other dropouts keep GPT-2's own value (0.1).
 
     Raises:
-        ConfigError: not a causal language model, or not readable.
+        ConfigError: the backbone is not a causal language model, or its files cannot be read.
         SourceError: a hub id that is neither cached nor reachable.
     """
     if name == SCRATCH:
@@ -120,10 +137,10 @@ def load_backbone(name: str, scratch: TrunkConfig, dropout: float) -> Backbone:
 
 
 def find_files(name: str) -> tuple[Files, str]:
-    """Return where a backbone's files are, and its name for results.
+    """Return what finds a backbone's files, and its name for results.
 
     Raises:
-        ConfigError: neither a folder nor a possible hub id.
+        ConfigError: the name is neither a folder nor a possible hub id.
     """
     if name == BUNDLED:
         return _in_folder(BUNDLED_FOLDER), BUNDLED
@@ -157,11 +174,11 @@ def _in_folder(folder: Path) -> Files:
 
 def _read(files: Files, name: str, dropout: float) -> Backbone:
     try:
-        raw = json.loads(files(_CONFIG).read_text())
+        raw = read_json(files(_CONFIG))
         weights = _weight_files(files)
     except FileNotFoundError as error:
         raise ConfigError(f"Backbone {name!r} lacks {error.args[0]}.") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ConfigError(f"Backbone {name!r} cannot be read: {error}.") from error
     model_type = str(raw.get("model_type"))
     description = name if builds_on_meta() else f"{name} (sha256 {_digest(weights)[:12]})"
@@ -172,7 +189,43 @@ def _read(files: Files, name: str, dropout: float) -> Backbone:
     config = gpt2_trunk_config(raw, dropout)
     tensors = {tensor: value for file in weights for tensor, value in read_tensors(file).items()}
     tables = LanguageTables(_take(tensors, "wte.weight"), _take(tensors, "wpe.weight"))
-    return Backbone(config, gpt2_weights(tensors, config.layers), description, language=tables, files=files)
+    ours = gpt2_weights(tensors, config.layers)
+    _check_widths(config, ours, tables, name)
+    return Backbone(config, ours, description, language=tables, files=files)
+
+
+def _check_widths(config: TrunkConfig, weights: dict[str, Tensor], tables: LanguageTables, name: str) -> None:
+    """Compare `config.json` with the tensors before anything of its size is built.
+
+    Raises:
+        ConfigError: they belong to different models.
+    """
+    inner = config.inner_width or 4 * config.width
+    found = (
+        weights["final_norm.weight"].shape,
+        weights["blocks.0.mixer.query.weight"].shape,
+        weights["blocks.0.mlp_in.weight"].shape,
+        tables.words.shape[1:],
+        tables.positions.shape[1:],
+    )
+    width = config.width
+    if found != ((width,), (width, width), (inner, width), (width,), (width,)):
+        raise ConfigError(f"Backbone {name!r}: {_CONFIG} and the weights belong to models of different sizes.")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ConfigError: the file holds anything else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file} is not JSON: {_first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} must hold a JSON object, not a {type(content).__name__}.")
+    return content
 
 
 def _weight_files(files: Files) -> list[Path]:
@@ -180,11 +233,15 @@ def _weight_files(files: Files) -> list[Path]:
     found = files(*_WEIGHTS, _INDEX)
     if found.name != _INDEX:
         return [found]
-    return [files(part) for part in sorted(set(json.loads(found.read_text())["weight_map"].values()))]
+    names = read_json(found).get("weight_map")
+    parts = set(names.values()) if isinstance(names, dict) else set()
+    if not parts or not all(isinstance(part, str) and Path(part).name == part for part in parts):
+        raise ConfigError(f"{found} does not name the files of the weights under weight_map.")
+    return [files(part) for part in sorted(parts)]
 
 
 def _digest(files: list[Path]) -> str:
-    """Return the sha256 of one file, or of the digests of several."""
+    """Return the SHA-256 of one file, or of the digests of several."""
     digests = []
     for file in files:
         with file.open("rb") as stream:
@@ -195,45 +252,67 @@ def _digest(files: list[Path]) -> str:
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """Read a `.safetensors` file, or a `.bin` with `weights_only=True`, as float32 without the prefix `transformer.`.
 
+    While a model is built on the meta device, only the shapes are read.
+
     Raises:
-        ConfigError: not readable.
+        ConfigError: the file cannot be read, or holds anything but tensors.
     """
-    try:
-        tensors = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        raise ConfigError(f"{file} cannot be read: {str(error).splitlines()[0]}.") from error
+    if file.suffix == ".safetensors":
+        tensors = _read_safetensors(file)
+    else:
+        tensors = load_checkpoint(file, "meta" if builds_on_meta() else "cpu")
+    for name, tensor in tensors.items():
+        if not (isinstance(name, str) and isinstance(tensor, Tensor)):
+            raise ConfigError(f"{file} holds {name!r}, which is not a tensor.")
     return {name.removeprefix("transformer."): tensor.float() for name, tensor in tensors.items()}
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    if not builds_on_meta():
-        return load_file(file)
-    with safe_open(file, "pt") as content:
-        return {name: torch.empty(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118
+    try:
+        if not builds_on_meta():
+            return load_file(file)
+        with safe_open(file, "pt") as content:
+            return {name: torch.empty(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise ConfigError(f"{file} cannot be read: {_first_line(error)}") from error
 
 
-def _read_pickle(file: Path) -> dict[str, Tensor]:
-    return torch.load(file, map_location="meta" if builds_on_meta() else "cpu", weights_only=True)
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return f"{text.splitlines()[0].rstrip('.')}."
 
 
-def _take(tensors: dict[str, Tensor], name: str) -> Tensor:
+def _take(tensors: dict[str, Tensor], name: str, dimensions: int = 2) -> Tensor:
     if name not in tensors:
         raise ConfigError(f"These are not the weights of a GPT-2: {name} is missing.")
+    if tensors[name].dim() != dimensions:
+        raise ConfigError(f"These are not the weights of a GPT-2: {name} has {tensors[name].dim()} dimensions.")
     return tensors[name]
 
 
 def gpt2_trunk_config(raw: dict[str, Any], dropout: float) -> TrunkConfig:
-    """Translate the content of a GPT-2 `config.json`."""
+    """Translate the content of a GPT-2 `config.json`.
+
+    Raises:
+        ConfigError: a size or a dropout is missing or impossible.
+    """
+
+    def number(name: str, kind: type, default: Any = None) -> Any:
+        value = raw.get(name, default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ConfigError(f"{_CONFIG} of a GPT-2 needs {name} as {kind.__name__}, not {value!r}.")
+        return value
+
     return TrunkConfig(
-        width=raw["n_embd"],
-        layers=raw["n_layer"],
-        heads=raw["n_head"],
-        activation=raw.get("activation_function", "gelu_new"),
-        inner_width=raw.get("n_inner"),
-        embedding_dropout=raw.get("embd_pdrop", 0.1),
-        attention_dropout=raw.get("attn_pdrop", 0.1),
+        width=number("n_embd", int),
+        layers=number("n_layer", int),
+        heads=number("n_head", int),
+        activation=number("activation_function", str, "gelu_new"),
+        inner_width=None if raw.get("n_inner") is None else number("n_inner", int),
+        embedding_dropout=number("embd_pdrop", float, 0.1),
+        attention_dropout=number("attn_pdrop", float, 0.1),
         residual_dropout=dropout,
-        norm_eps=raw.get("layer_norm_epsilon", 1e-5),
+        norm_eps=number("layer_norm_epsilon", float, 1e-5),
     )
 
 
@@ -244,20 +323,19 @@ def gpt2_weights(tensors: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     (output × input) and three. The word table and the position table are left out.
 
     Raises:
-        ConfigError: a tensor is missing.
+        ConfigError: a tensor is missing, or has another shape.
     """
-    tensors = {name.removeprefix("transformer."): tensor.float() for name, tensor in tensors.items()}
     ours: dict[str, Tensor] = {}
 
-    def take(name: str) -> Tensor:
-        return _take(tensors, name)
-
     def take_norm(theirs: str, name: str) -> None:
-        ours[f"{name}.weight"], ours[f"{name}.bias"] = take(f"{theirs}.weight"), take(f"{theirs}.bias")
+        for part in ("weight", "bias"):
+            ours[f"{name}.{part}"] = _take(tensors, f"{theirs}.{part}", dimensions=1)
 
     def take_map(theirs: str, *names: str) -> None:
-        weights = take(f"{theirs}.weight").t().chunk(len(names))
-        biases = take(f"{theirs}.bias").chunk(len(names))
+        weight, bias = _take(tensors, f"{theirs}.weight"), _take(tensors, f"{theirs}.bias", dimensions=1)
+        if weight.shape[1] % len(names) or len(bias) != weight.shape[1]:
+            raise ConfigError(f"These are not the weights of a GPT-2: {theirs} has an odd shape.")
+        weights, biases = weight.t().chunk(len(names)), bias.chunk(len(names))
         for name, weight, bias in zip(names, weights, biases, strict=True):
             ours[f"{name}.weight"], ours[f"{name}.bias"] = weight.contiguous(), bias.contiguous()
 

@@ -16,8 +16,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from dtbench import atomic
+from dtbench.errors import ConfigError, DataError
+from dtbench.models.checkpoint import load_checkpoint
+
 Tokens = NDArray[np.integer]
-#: Gives the batch of a step, (B, T) integers: a function of nothing but (seed, step), so that a training can go on.
+#: Draws the batch of a step, (B, T) integers: a function of (seed, step) alone, so that a training can be resumed.
 BatchSource = Callable[[int], Tokens]
 _CHECKPOINT, _LOG = "latest.pt", "progress.csv"
 
@@ -29,9 +33,10 @@ class PretrainSettings:
     Attributes:
         context: tokens per sequence; also the rows of the position table.
         repeat_share: share of the sequences that are one stretch of text over and over (see `text_batches`).
-        symmetric_heads: so many heads of layer 0 start with keys equal to queries, drawn with standard deviation
+        symmetric_heads: number of heads of layer 0 that start with keys equal to queries, drawn with standard deviation
             `symmetric_std`: W_q W_kᵀ is then positive semi-definite, as pretrained transformers' tend to be (mimetic
             initialisation, Trockman & Kolter 2023, arXiv 2305.09828), and with a large deviation a Markov head.
+        symmetric_std: standard deviation of their weights.
     """
 
     vocabulary: int
@@ -51,9 +56,21 @@ class PretrainSettings:
     symmetric_std: float = 0.02
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ConfigError(f"A width of {self.width} cannot be split into {self.heads} heads of equal size.")
+        if self.symmetric_heads > self.heads:
+            raise ConfigError(f"{self.symmetric_heads} symmetric heads are more than the {self.heads} of a layer.")
+
 
 def text_batches(tokens: Tokens, settings: PretrainSettings) -> BatchSource:
-    """Draw stretches of a text uniformly; a share of them repeats its beginning, 1/16 to 1/2 of it."""
+    """Draw stretches of a text uniformly; a share of them repeats its beginning, 1/16 to 1/2 of it.
+
+    Raises:
+        DataError: the text is shorter than one stretch.
+    """
+    if len(tokens) <= settings.context:
+        raise DataError(f"The text has {len(tokens)} tokens; pretraining needs more than {settings.context}.")
 
     def batch(step: int) -> Tokens:
         random = np.random.default_rng((settings.seed, step))
@@ -62,7 +79,8 @@ def text_batches(tokens: Tokens, settings: PretrainSettings) -> BatchSource:
         repeated = random.random(settings.batch_size) < settings.repeat_share
         periods = random.integers(settings.context // 16, settings.context // 2, settings.batch_size)
         places[repeated] %= periods[repeated, None]
-        return tokens[starts[:, None] + places]
+        drawn: Tokens = tokens[starts[:, None] + places]
+        return drawn
 
     return batch
 
@@ -70,10 +88,18 @@ def text_batches(tokens: Tokens, settings: PretrainSettings) -> BatchSource:
 def pretrain(settings: PretrainSettings, batches: BatchSource, folder: Path, every: int = 500) -> GPT2LMHeadModel:
     """Train with AdamW (betas 0.9, 0.95) and a cosine schedule to a tenth of the learning rate.
 
-    Every `every` steps `folder` gets a checkpoint and a line of `progress.csv`; started again, it goes on from there.
+    Args:
+        settings: size and training.
+        batches: draws the tokens of a step.
+        folder: gets a checkpoint and a line of `progress.csv` every `every` steps; called again, the training continues
+            from there.
+        every: steps between checkpoints.
+
+    Raises:
+        ConfigError: the folder belongs to a training with other settings, or its checkpoint is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    _keep_settings(settings, folder)
     model = new_model(settings)
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() == 1]
@@ -85,10 +111,7 @@ def pretrain(settings: PretrainSettings, batches: BatchSource, folder: Path, eve
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     checkpoint, first = folder / _CHECKPOINT, 0
     if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        first = state.pop("step")
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+        first = _resume(checkpoint, parts)
     model.train()
     losses, started = [], time.monotonic()
     for step in range(first, settings.steps):
@@ -103,11 +126,33 @@ def pretrain(settings: PretrainSettings, batches: BatchSource, folder: Path, eve
         schedule.step()
         losses.append(loss.item())
         if (step + 1) % every == 0 or step + 1 == settings.steps:
-            torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}, checkpoint)
-            with (folder / _LOG).open("a") as log:
+            state = {name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}
+            with atomic.replacing(checkpoint) as unfinished:
+                torch.save(state, unfinished)
+            with (folder / _LOG).open("a", encoding="utf-8") as log:
                 log.write(f"{step + 1},{np.mean(losses):.4f},{time.monotonic() - started:.0f}\n")
             losses = []
-    return model.eval()
+    model.eval()
+    return model
+
+
+def _keep_settings(settings: PretrainSettings, folder: Path) -> None:
+    """Write the settings beside the checkpoint, unless there are others."""
+    file, text = folder / "settings.json", json.dumps(asdict(settings), indent=2) + "\n"
+    if file.is_file() and (folder / _CHECKPOINT).is_file() and file.read_bytes() != text.encode():
+        raise ConfigError(f"{folder} holds a training with other settings; delete it or choose another --output.")
+    atomic.write_text(file, text)
+
+
+def _resume(checkpoint: Path, parts: dict[str, Any]) -> int:
+    """Load a checkpoint into the parts of the training and return the number of steps done."""
+    state = load_checkpoint(checkpoint)
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return int(state["step"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise ConfigError(f"{checkpoint} does not belong to this training; delete it to start again.") from error
 
 
 def new_model(settings: PretrainSettings) -> GPT2LMHeadModel:
@@ -141,7 +186,7 @@ def save_backbone(model: GPT2LMHeadModel, folder: Path) -> None:
     config = {**model.config.to_diff_dict(), "architectures": ["GPT2LMHeadModel"]}
     # The dropouts are those of fine-tuning: GPT-2's own, whatever the pretraining used.
     config |= {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    atomic.write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     tensors = {name: t.detach().half().contiguous() for name, t in model.transformer.state_dict().items()}
     save_file({f"transformer.{name}": t for name, t in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
 
@@ -150,10 +195,15 @@ def save_backbone(model: GPT2LMHeadModel, folder: Path) -> None:
 def perplexity(model: GPT2LMHeadModel, tokens: Tokens, batch_size: int = 32) -> float:
     """Return exp(mean cross-entropy) per token over whole windows of the context length.
 
-    The windows overlap by half and only their second halves count, so that every token counted has seen at least half
+    The windows overlap by half and only their second halves count, so that every counted token has seen at least half
     a context.
+
+    Raises:
+        DataError: the text is shorter than one window.
     """
     context = model.config.n_positions
+    if len(tokens) <= context:
+        raise DataError(f"A text of {len(tokens)} tokens is too short to measure: more than {context} are needed.")
     half = context // 2
     starts = np.arange(0, len(tokens) - context, half)
     total, count = 0.0, 0

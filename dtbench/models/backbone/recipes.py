@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tokenizers import Tokenizer
 
+from dtbench import atomic
 from dtbench.console import err
 from dtbench.determinism import one_thread
 from dtbench.errors import ConfigError
@@ -30,7 +31,7 @@ from dtbench.models.backbone.pretrain import (
 from dtbench.models.backbone.text import encode, read_text, split_text, train_tokenizer
 from dtbench.resources import home
 
-#: What a backbone folder says of itself, beside `config.json`, `model.safetensors` and `tokenizer.json`.
+#: The description of a backbone, beside its `config.json`, `model.safetensors` and `tokenizer.json`.
 CARD_FILE = "card.json"
 TOKENIZER_FILE = "tokenizer.json"
 _HELD_OUT = 0.03
@@ -43,19 +44,29 @@ def make_text_backbone(
 
     Args:
         text: file or folder of .txt or .txt.gz.
-        output: the backbone folder. Checkpoints and tokens stand in `<output>.work`; the same call goes on from there.
+        settings: size and training.
+        output: the backbone folder. Checkpoints and tokens are kept in `<output>.work`; the same call continues there.
+        measure: further texts by name.
 
     Returns:
         The card, also written to `output`: settings, tokens seen, perplexities of the model and of token frequencies.
+
+    Raises:
+        ConfigError: `<output>.work` belongs to another text or other settings.
+        SourceError: a text cannot be read.
+        DataError: a text is too short.
     """
     work = output.with_name(f"{output.name}.work")
     work.mkdir(parents=True, exist_ok=True)
-    train_text, held_out = split_text(read_text(text), _HELD_OUT)
+    whole = read_text(text)
+    _keep_text(whole, work)
+    train_text, held_out = split_text(whole, _HELD_OUT)
     tokenizer_file, tokens_file = work / TOKENIZER_FILE, work / "tokens.npy"
     if not tokens_file.is_file():
         tokenizer = train_tokenizer(train_text, settings.vocabulary)
         tokenizer.save(str(tokenizer_file))
-        np.save(tokens_file, encode(tokenizer, train_text))
+        with atomic.replacing(tokens_file) as part, part.open("wb") as stream:
+            np.save(stream, encode(tokenizer, train_text))
     tokenizer, tokens = Tokenizer.from_file(str(tokenizer_file)), np.load(tokens_file, mmap_mode="r")
     texts = {"held out": held_out} | {name: read_text(path) for name, path in (measure or {}).items()}
     measured = {}
@@ -72,9 +83,17 @@ def make_text_backbone(
     return _write_card(output, settings, {"kind": "text", "training_tokens": len(tokens), "measured": measured})
 
 
+def _keep_text(text: str, work: Path) -> None:
+    """Remember which text a folder belongs to."""
+    file, digest = work / "text.sha256", hashlib.sha256(text.encode()).hexdigest()
+    if file.is_file() and file.read_text(encoding="utf-8") != digest:
+        raise ConfigError(f"{work} holds a training on another text; delete it or choose another --output.")
+    atomic.write_text(file, digest)
+
+
 @dataclass
 class SyntheticOptions:
-    """What stands in `synthetic(…)`; the network has the size of the bundled one, so that the two can be compared."""
+    """The options of `synthetic(…)`. The network has the size of the bundled one, so that the two can be compared."""
 
     states: int = 100
     temperature: float = 1.0
@@ -140,5 +159,5 @@ def _write_card(output: Path, settings: PretrainSettings, facts: dict[str, objec
         "sha256": hashlib.sha256((output / "model.safetensors").read_bytes()).hexdigest(),
         "settings": asdict(settings),
     }
-    (output / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n")
+    atomic.write_text(output / CARD_FILE, json.dumps(card, indent=2) + "\n")
     return card

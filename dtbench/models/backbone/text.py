@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from dtbench import atomic
 from dtbench.determinism import generator
 from dtbench.errors import ConfigError, DataError, SourceError
 from dtbench.locks import lock
@@ -44,7 +46,7 @@ def read_text(path: Path) -> str:
         return "\n".join(_read_file(file) for file in files)
     except FileNotFoundError as error:
         raise SourceError(f"There is no text file {path}.") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise SourceError(f"The text {path} cannot be read: {error}.") from error
 
 
@@ -103,18 +105,29 @@ class TextTokens:
         file = home() / "text" / f"{content}.npy"
         file.parent.mkdir(parents=True, exist_ok=True)
         with lock(file):
-            if not file.is_file():
-                part = file.with_suffix(".part.npy")
-                np.save(part, encode(tokenizer, text))
-                part.replace(file)
-        self.ids = np.load(file, mmap_mode="r")
+            ids = _open_tokens(file)
+            if ids is None:
+                with atomic.replacing(file) as part, part.open("wb") as stream:
+                    np.save(stream, encode(tokenizer, text))
+                ids = np.load(file, mmap_mode="r")
+        self.ids: NDArray[np.unsignedinteger] = ids
         if len(self.ids) <= context:
             raise DataError(f"The text {path} has {len(self.ids)} tokens; one window takes {context}.")
 
     def batch(self, size: int, *, seed: int, step: int, rank: int = 0) -> NDArray[np.int64]:
         """Draw `size` stretches uniformly: (size, context) int64."""
         starts = generator(seed, step, rank, _TEXT).integers(0, len(self.ids) - self.context, size)
-        return self.ids[starts[:, None] + np.arange(self.context)].astype(np.int64)
+        drawn: NDArray[np.int64] = self.ids[starts[:, None] + np.arange(self.context)].astype(np.int64)
+        return drawn
+
+
+def _open_tokens(file: Path) -> NDArray[np.unsignedinteger] | None:
+    """Map the tokens in a file; None where it is missing or damaged."""
+    try:
+        ids: NDArray[np.unsignedinteger] = np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    return ids if ids.ndim == 1 and ids.dtype in (np.uint16, np.uint32) else None
 
 
 class TextBatches:
@@ -130,8 +143,6 @@ class TextBatches:
 
 
 WIKITEXT = "wikitext-103"
-
-
 _REPO, _FILES = "Salesforce/wikitext", ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet")
 
 
@@ -139,8 +150,8 @@ def open_text(text: str, backbone: Backbone, context: int) -> TextTokens:
     """Open the text of the language loss: a file, a folder, or WikiText-103 from the hub.
 
     Raises:
-        ConfigError: the backbone is no language model.
-        SourceError: the text is not there; names the ways out.
+        ConfigError: the backbone is not a language model, or has another model's tokenizer.
+        SourceError: the text is missing; the message names alternatives.
     """
     if backbone.language is None:
         raise ConfigError(
@@ -150,13 +161,17 @@ def open_text(text: str, backbone: Backbone, context: int) -> TextTokens:
     path = wikitext_103() if text == WIKITEXT else Path(text).expanduser()
     if not path.exists():
         raise SourceError(f"model.text={text!r}: there is no such file or folder (.txt or .txt.gz).")
-    return TextTokens(path, backbone.tokenizer(), min(context, len(backbone.language.positions)))
+    tokenizer, words = backbone.tokenizer(), len(backbone.language.words)
+    if tokenizer.get_vocab_size() > words:
+        raise ConfigError(
+            f"The tokenizer of backbone {backbone.description} has {tokenizer.get_vocab_size()} tokens, its word table "
+            f"{words}: they belong to different models."
+        )
+    return TextTokens(path, tokenizer, min(context, len(backbone.language.positions)))
 
 
 def wikitext_103() -> Path:
     """Return WikiText-103 (raw, training split) as one text file under `$DTBENCH_HOME/text`, fetched at first use."""
-    from dtbench.resources import home
-
     target = home() / "text" / f"{WIKITEXT}.txt"
     if target.is_file():
         return target
@@ -169,9 +184,12 @@ def wikitext_103() -> Path:
         import pyarrow.parquet
     except ImportError as error:
         raise SourceError("Reading WikiText-103 needs pyarrow: pip install 'dtbench[text]'.") from error
-    lines = (line for part in parts for line in pyarrow.parquet.read_table(part).column("text").to_pylist())
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_suffix(".part")
-    with unfinished.open("w", encoding="utf-8") as stream:
-        stream.writelines(lines)
-    return unfinished.replace(target)
+    try:
+        with atomic.replacing(target) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as stream:
+            for part in parts:
+                stream.writelines(pyarrow.parquet.read_table(part).column("text").to_pylist())
+    except (pyarrow.ArrowException, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SourceError(f"WikiText-103 in the cache of the hub cannot be read: {reason}") from error
+    return target

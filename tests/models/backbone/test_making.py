@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,43 @@ def test_interrupted_pretraining_ends_where_an_uninterrupted_one_does(tmp_path):
     parts = pretrain(settings, batches, tmp_path / "parts", every=4)
     for old, new in zip(whole.parameters(), parts.parameters(), strict=True):
         assert torch.equal(old, new)
+
+
+def test_a_damaged_or_foreign_checkpoint_of_a_pretraining_is_one_sentence(tmp_path):
+    settings = PretrainSettings(vocabulary=10, steps=4, **SMALL)
+    batches = markov_batches(settings)
+    pretrain(settings, batches, tmp_path, every=2)
+    with pytest.raises(ConfigError, match="other settings; delete it or choose another --output"):
+        pretrain(replace(settings, learning_rate=1.0), batches, tmp_path)
+    checkpoint = tmp_path / "latest.pt"
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match="not a readable checkpoint"):
+        pretrain(settings, batches, tmp_path)
+    torch.save({"model": {}}, checkpoint)
+    with pytest.raises(ConfigError, match="does not belong to this training; delete it"):
+        pretrain(settings, batches, tmp_path)
+
+
+def test_a_folder_of_another_text_is_refused(tmp_path):
+    settings = PretrainSettings(vocabulary=300, steps=1, **SMALL)
+    for name, text in (("one", TEXT * 5), ("two", TEXT * 6)):
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+    make_text_backbone(tmp_path / "one.txt", settings, tmp_path / "tiny")
+    with pytest.raises(ConfigError, match="training on another text"):
+        make_text_backbone(tmp_path / "two.txt", settings, tmp_path / "tiny")
+
+
+def test_impossible_settings_and_short_texts_are_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match="3 heads of equal size"):
+        PretrainSettings(vocabulary=300, steps=1, width=16, heads=3)
+    with pytest.raises(ConfigError, match="5 symmetric heads"):
+        PretrainSettings(vocabulary=300, steps=1, width=16, heads=4, symmetric_heads=5)
+    settings = PretrainSettings(vocabulary=300, steps=1, **SMALL)
+    with pytest.raises(DataError, match="has 16 tokens; pretraining needs more than 16"):
+        text_batches(np.zeros(16, np.int64), settings)
+    with pytest.raises(DataError, match="too short to measure"):
+        perplexity(new_model(settings).eval(), np.zeros(16, np.int64))
 
 
 def test_symmetric_heads_start_as_markov_heads_and_the_others_as_ever():
@@ -199,6 +237,12 @@ def test_text_is_read_from_files_and_folders_and_split_at_a_line(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=r"no \.txt"):
         read_text(tmp_path / "empty")
+    packed = gzip.compress(b"some text " * 1000)
+    (tmp_path / "cut.txt.gz").write_bytes(packed[: len(packed) // 2])
+    (tmp_path / "altered.txt.gz").write_bytes(packed[:20] + b"\xff" * 8 + packed[28:])
+    for name in ("cut.txt.gz", "altered.txt.gz"):
+        with pytest.raises(SourceError, match="cannot be read"):
+            read_text(tmp_path / name)
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(SourceError, match="cannot be read"):
         read_text(tmp_path / "bad.txt")
@@ -212,8 +256,15 @@ def test_tokens_are_cached_and_decode_to_the_text(tmp_path, monkeypatch):
     tokens = TextTokens(tmp_path / "text.txt", tokenizer, 8)
     assert tokens.batch(3, seed=0, step=1).shape == (3, 8)
     assert not np.array_equal(tokens.batch(3, seed=0, step=1), tokens.batch(3, seed=0, step=1, rank=1))
-    monkeypatch.setattr("dtbench.models.backbone.text.encode", lambda *args: pytest.fail("encoded twice"))
-    assert np.array_equal(TextTokens(tmp_path / "text.txt", tokenizer, 8).ids, tokens.ids)
+    with monkeypatch.context() as patch:
+        patch.setattr("dtbench.models.backbone.text.encode", lambda *args: pytest.fail("encoded twice"))
+        assert np.array_equal(TextTokens(tmp_path / "text.txt", tokenizer, 8).ids, tokens.ids)
+    (cached,) = (tmp_path / "text").glob("*.npy")
+    for damaged in (cached.read_bytes()[:-10], b"", b"not numpy"):
+        expected = tokens.ids.tolist()
+        cached.unlink()  # its map is still open
+        cached.write_bytes(damaged)
+        assert TextTokens(tmp_path / "text.txt", tokenizer, 8).ids.tolist() == expected
     with pytest.raises(DataError, match="one window takes"):
         TextTokens(tmp_path / "text.txt", tokenizer, 10**6)
 
