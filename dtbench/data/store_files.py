@@ -160,7 +160,8 @@ def check_arrays(folder: Path, metadata: Mapping[str, Any], arrays: Mapping[str,
     lengths = dict.fromkeys(FIELDS, steps) | {"final_observations": episodes, "episode_offsets": episodes + 1}
     width = arrays["observations"].shape[1:]
     space = metadata["action_space"]
-    tails: dict[str, tuple[int, ...]] = dict.fromkeys(FIELDS, ()) | {"observations": width, "final_observations": width}
+    scalar: tuple[int, ...] = ()
+    tails = dict.fromkeys(FIELDS, scalar) | {"observations": width, "final_observations": width}
     tails["actions"] = () if "n" in space else (len(space["low"]),)
     dtypes = {**_DTYPES, "actions": np.int64 if "n" in space else np.float32}
     if len(width) != 1:

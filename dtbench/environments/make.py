@@ -61,7 +61,7 @@ class FlatObservation(gym.ObservationWrapper):
         return flatten(self.policy_space, _batched(observation))[0]
 
 
-def policy_space(space: spaces.Space, env_id: str) -> spaces.Space:
+def policy_space(space: spaces.Space[Any], env_id: str) -> spaces.Space[Any]:
     """Return the part of an observation space that a policy sees, in the order in which it sees it.
 
     Of a goal-conditioned Dict: observation ‖ desired goal, for the achieved goal is part of the observation already.
@@ -76,7 +76,7 @@ def policy_space(space: spaces.Space, env_id: str) -> spaces.Space:
     return spaces.Dict([(part, space[part]) for part in parts])
 
 
-def flatten(space: spaces.Space, values: Any) -> NDArray[np.float64]:
+def flatten(space: spaces.Space[Any], values: Any) -> NDArray[np.float64]:
     """Lay observations out as vectors: T of them, nested as `space`, → (T, width) float64.
 
     A Dict becomes its parts in the space's order (parts of the values that the space does not name are left out); a
@@ -97,7 +97,7 @@ def flatten(space: spaces.Space, values: Any) -> NDArray[np.float64]:
     raise ConfigError(f"Observations of {space} cannot be laid out as vectors; use boxes, discrete values or dicts.")
 
 
-def flat_width(space: spaces.Space) -> int:
+def flat_width(space: spaces.Space[Any]) -> int:
     """Return the width of `flatten`'s vectors."""
     if isinstance(space, spaces.Dict):
         return sum(flat_width(part) for part in space.values())

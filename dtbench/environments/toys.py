@@ -44,7 +44,9 @@ class BanditChain(gym.Env):
         """Return the action in the middle of an arm."""
         return (arm + 0.5) / len(cls.WORTH) * 2 - 1
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed)
         self.walked, self.pay = 0, 0.0
         return self._observe(), {}
@@ -74,7 +76,9 @@ class KeyToDoor(gym.Env):
         self.render_mode = render_mode
         self.observation_space, self.action_space = _box(-1, 1, 5), _box(-1, 1, 1)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed)
         self.sides = self.np_random.choice([-1.0, 1.0], size=2)
         self.reached = [False, False]
@@ -116,7 +120,9 @@ class PointToGoal(gym.Env):
         self.render_mode = render_mode
         self.observation_space, self.action_space = _box(-1, 1, 2), _box(-1, 1, 2)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed)
         self.position = self.np_random.uniform(-1, 1, size=2)
         return self.position.astype(np.float32), {}

@@ -82,8 +82,9 @@ def then_anything(maze: Maze) -> Callable[[np.random.Generator], Act]:
 
 
 def goal_after_goal(maze: Maze) -> Callable[[np.random.Generator], Act]:
-    """D4RL's recipe for maze2d: walk to a free cell drawn at random, then to the next one, with noise on the actions
-    (d4rl/pointmaze/waypoint_controller.py; the noise is that of Minari's sets).
+    """D4RL's recipe for maze2d: walk to a free cell drawn at random, then to the next one, with noise on the actions.
+
+    It is d4rl/pointmaze/waypoint_controller.py; the noise is that of Minari's sets.
 
     The environment goes on paying for its own goal, whatever place the walker has in mind; D4RL relabels its rewards to
     the same end. An episode here has the task's horizon, where D4RL's file is cut at each place reached.

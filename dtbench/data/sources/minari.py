@@ -202,7 +202,7 @@ def _damaged(folder: Path, dataset: str, error: Exception) -> DataError:
     return DataError(f"{folder} is not a whole Minari dataset ({type(error).__name__}: {reason}); {fix}.")
 
 
-def _episodes(opened: Any, space: gym.Space, dataset: str, progress: Progress | None) -> Iterator[Episode]:
+def _episodes(opened: Any, space: gym.Space[Any], dataset: str, progress: Progress | None) -> Iterator[Episode]:
     done, total = 0, int(opened.total_steps)
     episodes = opened.iterate_episodes()
     while True:

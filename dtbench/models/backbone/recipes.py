@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,9 +117,13 @@ def synthetic_options(name: str) -> SyntheticOptions:
         raise ConfigError(f"Backbone {name!r}: {str(error).splitlines()[0]}; the form is {example}.") from error
     options = OmegaConf.to_object(merged)
     assert isinstance(options, SyntheticOptions)
-    if options.states < 2 or options.steps < 1 or options.temperature <= 0:
-        raise ConfigError(f"Backbone {name!r}: it takes at least 2 states, 1 step and a positive temperature.")
+    _check(options)
     return options
+
+
+def _check(options: SyntheticOptions) -> None:
+    if options.states < 2 or options.steps < 1 or not 0 < options.temperature < math.inf:
+        raise ConfigError("A synthetic backbone needs at least 2 states, 1 step and a positive, finite temperature.")
 
 
 def synthetic_folder(name: str) -> Path:
@@ -136,6 +141,7 @@ def synthetic_folder(name: str) -> Path:
 
 def make_synthetic_backbone(options: SyntheticOptions, output: Path) -> dict[str, object]:
     """Train a GPT-2 on a Markov chain (arXiv 2310.00771); deterministic in `options.seed`."""
+    _check(options)
     settings = PretrainSettings(vocabulary=options.states, steps=options.steps, seed=options.seed)
     batches = markov_batches(settings, options.temperature)
     work, part = output.with_name(f"{output.name}.work"), output.with_name(f"{output.name}.part")
