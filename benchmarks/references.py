@@ -1,4 +1,4 @@
-"""Measure the reference returns of the `pointmaze-dtma-*` tasks, as they stand in suites/d4rl-long.yaml.
+"""Measure the reference returns of the `pointmaze-dtma-*` tasks, as given in suites/d4rl-long.yaml.
 
     python benchmarks/references.py
 

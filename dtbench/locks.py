@@ -1,4 +1,4 @@
-"""Locks between processes: whoever makes a file or folder holds its lock, so that two do not make it at once."""
+"""Locks between processes: a process that makes a file or folder holds its lock, so that no two make it at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Footgun 22: suites, presets, baselines and policies are found in a wheel, an sdist and an editable install alike."""
+"""Suites, presets, baselines and policies are found in a wheel, in an sdist and in an editable install."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ assert load_backbone("bundled", None, 0.1).tokenizer().get_vocab_size() == 8192
 
 
 def ask(folder: Path, elsewhere: Path) -> str:
-    """Load everything shipped from `folder` in a fresh process that stands somewhere else."""
+    """Load everything shipped from `folder` in a fresh process that runs elsewhere."""
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run(
         [sys.executable, "-c", ASK], cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=120

@@ -2,7 +2,7 @@
 
     pytest benchmarks/perf --benchmark-columns=min,median,iqr,rounds
 
-Absolute times belong to a machine; README.md beside this file says which and gives the ratios.
+Absolute times belong to a machine; README.md beside this file names it and gives the ratios.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def train(benchmark, store, model, batch_size: int) -> None:
 
 @pytest.mark.parametrize("episodes", [1, 10, 100])
 def test_evaluation(benchmark, windows, episodes):
-    """50 steps of HalfCheetah in so many environments at once (its episodes do not end early), DT of the paper."""
+    """50 steps of HalfCheetah in several environments at once (its episodes do not end early), with the paper's DT."""
     cheetah = Protocol("HalfCheetah-v5", EVALUATION_STEPS, 1000.0, np.zeros(17, np.float32), np.ones(17, np.float32))
     entry, suite = model_entry("dt"), load_suite("d4rl-short")
     config = compose("dt", entry.load().Config, entry.defaults, load_preset("paper"), suite, suite.tasks[0])

@@ -160,7 +160,7 @@ def verify(dataset: Dataset, steps: Steps = 1_000_000) -> None:
     """Check a dataset's content against its fingerprint."""
     store = open_dataset(dataset, steps)
     store.verify()
-    typer.echo(f"{store.path}: the content is what the fingerprint says ({store.fingerprint[:12]}).")
+    typer.echo(f"{store.path}: the content matches the fingerprint ({store.fingerprint[:12]}).")
 
 
 def open_dataset(dataset: str, steps: int) -> TrajectoryStore:

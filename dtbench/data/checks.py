@@ -1,4 +1,4 @@
-"""Data that cannot be trusted are refused, naming dataset, episode and field, and what to do."""
+"""Checks that refuse data which cannot be trusted, naming dataset, episode, field and the fix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dtbench.data.episodes import Block, Episode
 from dtbench.errors import DataError
 
-#: Actions are stored as float32; a bound that was float64 may be passed by its rounding.
+#: Actions are stored as float32, whose rounding may exceed a bound that was float64.
 _ACTION_SLACK = 1e-6
 
 
@@ -28,6 +28,7 @@ class ActionSpace:
             raise DataError("The bounds of an action space must be finite.")
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the bounds, or the number of actions, as JSON values."""
         if self.low is None or self.high is None:
             return {"n": self.count}
         return {"low": self.low.tolist(), "high": self.high.tolist()}
@@ -78,7 +79,7 @@ class EpisodeChecker:
         return checked
 
     def check_totals(self, found: Mapping[str, int], expected: Mapping[str, int] | None) -> None:
-        """Compare the totals that were read with those the source's metadata claims.
+        """Compare the totals that were read with those that the source's metadata claim.
 
         Raises:
             DataError: they differ, as after a broken download.
@@ -86,8 +87,8 @@ class EpisodeChecker:
         for name, claimed in (expected or {}).items():
             if found[name] != claimed:
                 raise DataError(
-                    f"{self.dataset}: {found[name]:,} {name} were read, its metadata says {claimed:,}; "
-                    "the file is incomplete, fetch it again."
+                    f"{self.dataset}: {found[name]:,} {name} were read, its metadata claims {claimed:,}; "
+                    "the file is incomplete, download it again."
                 )
 
     def _check_observations(self, episode: Episode) -> None:

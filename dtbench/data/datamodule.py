@@ -22,9 +22,12 @@ class TrajectoryDataModule(lightning.LightningDataModule):
 
     Args:
         path: folder of a `TrajectoryStore`.
+        options: how trajectories become windows.
         batch_size: windows per batch and rank.
-        steps: length of the training. It is one epoch of `steps` batches, whatever a model's optimisers do in a step.
-        held_out_share: share of the trajectories that only the steps for which `is_held_out_step` is true draw from.
+        steps: length of the training: one epoch of `steps` batches, whatever a model's optimisers do in a step.
+        seed: of the draws.
+        held_out_share: share of the trajectories that are held out; only some steps draw from them, and no others do.
+        is_held_out_step: whether a step draws from the held-out trajectories.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class TrajectoryDataModule(lightning.LightningDataModule):
         return self._windows
 
     def train_dataloader(self) -> WindowLoader:
+        """Return the batches from the step at which the training is; called by Lightning."""
         trainer = self.trainer
         if trainer is None:
             return self._loader(0, lambda: 0)
@@ -72,9 +76,9 @@ class TrajectoryDataModule(lightning.LightningDataModule):
 
 
 class WindowLoader:
-    """A plain iterable instead of a DataLoader: a batch is one indexed gather, so worker processes have nothing to do.
+    """A plain iterable instead of a DataLoader: a batch is one indexed gather, which needs no worker processes.
 
-    Lightning does not touch its sampling either, as it would a DataLoader's under DDP.
+    Lightning leaves its sampling alone, too; that of a DataLoader it would replace under DDP.
     """
 
     def __init__(
@@ -100,11 +104,11 @@ class WindowLoader:
             yield self.batch(step)
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing to keep: the step to go on from is Lightning's own count."""
+        """Return nothing: Lightning itself counts the steps, and so knows where to continue."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        pass
+        """Restore nothing, as `state_dict` keeps nothing."""
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Return the batch of step `step` for this rank (keys and shapes: `Windows.gather`)."""

@@ -1,4 +1,4 @@
-"""Episodes on their way into a store: one by one, or in blocks."""
+"""Episodes before they are stored: single ones, or blocks of several."""
 
 from __future__ import annotations
 

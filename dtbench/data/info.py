@@ -1,4 +1,4 @@
-"""What is in a dataset, for `dtbench data info`."""
+"""A description of a dataset, for `dtbench data info`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def info(store: TrajectoryStore, reference: ReferenceScores | None = None) -> di
     """Describe a store in plain values: totals, quantiles of returns and lengths, fingerprint.
 
     Args:
-        reference: also give the returns normalised, × 100.
+        store: what to describe.
+        reference: also give the normalised returns, × 100.
     """
     content: dict[str, Any] = {
         "dataset": store.metadata["dataset_id"],

@@ -80,14 +80,17 @@ class TrajectoryStore:
 
     @property
     def num_steps(self) -> int:
+        """The number N of steps."""
         return int(self.rewards.shape[0])
 
     @property
     def num_episodes(self) -> int:
+        """The number E of episodes."""
         return int(self.final_observations.shape[0])
 
     @property
     def observation_dim(self) -> int:
+        """The width of an observation."""
         return int(self.observations.shape[1])
 
     @property
@@ -97,6 +100,7 @@ class TrajectoryStore:
 
     @cached_property
     def episode_lengths(self) -> NDArray[np.int64]:
+        """Number of steps of each episode, (E,) int64."""
         return np.diff(self.episode_offsets)
 
     @cached_property
@@ -151,12 +155,19 @@ def build_store(
     store waits and then opens what the first one built. An interruption leaves nothing behind.
 
     Args:
-        env_id, env_kwargs: the environment that the data are of, and what its constructor takes.
+        path: the store's folder.
+        episodes: what to write, in order.
+        source: the name of the source, e.g. `local`.
+        dataset_id: the dataset's name, with the source in front.
+        env_id: the environment that the data come from.
+        env_kwargs: arguments of its constructor.
         reference: the dataset's own reference scores, `{"table": …, "random": …, "expert": …}`.
-        action_low, action_high: (action_dim,) bounds of a continuous action space, or
-        action_count: the number of discrete actions.
+        action_low: (action_dim,) lower bounds of a continuous action space.
+        action_high: (action_dim,) its upper bounds.
+        action_count: the number of discrete actions, instead of bounds.
         recipe: how the data were made; plain JSON values.
-        expected: totals that the source's own metadata claims, `{"episodes": …, "steps": …}`.
+        expected: totals that the source's own metadata claim, `{"episodes": …, "steps": …}`.
+        overwrite: replace an existing store.
 
     Raises:
         DataError: an episode that cannot be trusted, or no room on the disk; nothing is left behind.

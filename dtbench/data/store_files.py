@@ -40,7 +40,7 @@ _DTYPES = {
     "episode_offsets": np.int64,
 }
 _CHUNK_BYTES = 1 << 24
-#: A sample is at most so many blocks of so many bytes: a file of up to 64 MiB is its own sample.
+#: The most blocks of a sample, and their size: a file of up to 64 MiB is sampled whole.
 _SAMPLE_BLOCKS, _BLOCK_BYTES = 64, 1 << 20
 _REBUILD = "delete the folder and build or import the dataset again"
 
@@ -160,14 +160,13 @@ def check_arrays(folder: Path, metadata: Mapping[str, Any], arrays: Mapping[str,
     lengths = dict.fromkeys(FIELDS, steps) | {"final_observations": episodes, "episode_offsets": episodes + 1}
     width = arrays["observations"].shape[1:]
     space = metadata["action_space"]
-    scalar: tuple[int, ...] = ()
-    tails = dict.fromkeys(FIELDS, scalar) | {"observations": width, "final_observations": width}
+    tails: dict[str, tuple[int, ...]] = {"observations": width, "final_observations": width}
     tails["actions"] = () if "n" in space else (len(space["low"]),)
     dtypes = {**_DTYPES, "actions": np.int64 if "n" in space else np.float32}
     if len(width) != 1:
         _refuse(folder, "observations", f"has shape {arrays['observations'].shape}, not (steps, dimensions)")
     for name in FIELDS:
-        array, wanted = arrays[name], (lengths[name], *tails[name])
+        array, wanted = arrays[name], (lengths[name], *tails.get(name, ()))
         if array.dtype != dtypes[name]:
             _refuse(folder, name, f"holds {array.dtype}, not {np.dtype(dtypes[name])}")
         if array.shape != wanted:

@@ -1,9 +1,9 @@
 """The one place where windows are drawn, padded and masked.
 
 A window is K consecutive time steps of one episode. It runs forward from its start, at most to the episode's end, and
-is LEFT-padded to K: the real steps stand at the right. Pads are 0 in every field (observations after normalisation),
+is LEFT-padded to K: the real steps are at the right. Padding is 0 in every field (observations after normalisation),
 and `padding_mask` is True for real steps. Starts are drawn uniformly over the time steps of the kept trajectories,
-which is a trajectory with probability proportional to its length and a uniform start within it, as in DT's code
+which draws a trajectory with probability proportional to its length and a uniform start within it, as in DT's code
 (kzl/decision-transformer, gym/experiment.py).
 """
 
@@ -59,7 +59,7 @@ class WindowOptions:
 
 
 class Windows:
-    """Windows over a store: `draw` decides which, `gather` fetches a batch in one indexed operation.
+    """Windows over a store: `draw` chooses their starts, `gather` fetches a batch in one indexed operation.
 
     Attributes:
         kept_episodes: (E',) int64, the trajectories that windows are drawn from, in the store's order.
@@ -91,8 +91,8 @@ class Windows:
     def draw(self, batch_size: int, *, seed: int, step: int, rank: int = 0) -> Tensor:
         """Draw window starts: (B,) int64, indices into the store's time steps.
 
-        A pure function of (seed, step, rank): a resumed run sees what the uninterrupted one would, and no two ranks
-        draw alike.
+        A pure function of (seed, step, rank): a resumed run draws what the uninterrupted one would, and every rank
+        draws windows of its own.
         """
         drawn = generator(seed, step, rank).integers(self.num_steps, size=batch_size)
         return torch.from_numpy(drawn if self._kept_steps is None else self._kept_steps[drawn])
@@ -133,9 +133,9 @@ class Windows:
         return self
 
     def split(self, share: float, seed: int) -> tuple[Windows, Windows]:
-        """Part the kept trajectories at random: windows over 1 − `share` of them, and over the rest.
+        """Split the kept trajectories at random: windows over 1 − `share` of them, and over the rest.
 
-        Both see the statistics and the arrays of all.
+        Both use the state statistics of all kept trajectories, and the same arrays.
 
         Raises:
             ConfigError: fewer than two trajectories.
@@ -193,8 +193,8 @@ class Windows:
 def kept_episodes(returns: NDArray[np.float64], options: WindowOptions) -> NDArray[np.int64]:
     """Choose the trajectories to keep, in the store's order.
 
-    LaMo and GPT2-DTMA negate the returns and compare strictly, so that even a ratio of 1 loses the best trajectory;
-    here 1 keeps all, and `top_fraction` always keeps the best.
+    The code of LaMo and of GPT2-DTMA negates the returns and compares strictly, so that even a ratio of 1 loses the
+    best trajectory; here 1 keeps all, and `top_fraction` always keeps the best.
 
     Args:
         returns: (E,) float64, undiscounted returns.
@@ -210,6 +210,7 @@ def kept_episodes(returns: NDArray[np.float64], options: WindowOptions) -> NDArr
 
 
 def _share(count: int, ratio: float) -> int:
+    """Return a share of a count, rounded down, at least 1."""
     return max(1, int(count * ratio + 1e-9))  # the slack undoes 0.29 · 100 = 28.999…
 
 
@@ -220,7 +221,8 @@ def returns_to_go(rewards: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[
     """
     upto = np.cumsum(rewards, dtype=np.float64)
     at_end = np.repeat(upto[offsets[1:] - 1], np.diff(offsets))
-    return at_end - upto + rewards
+    remaining: NDArray[np.float64] = at_end - upto + rewards
+    return remaining
 
 
 def _delayed(store: TrajectoryStore) -> NDArray[np.float32]:
@@ -231,8 +233,8 @@ def _delayed(store: TrajectoryStore) -> NDArray[np.float32]:
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:
-    """values[index] by `index_select`, which is faster than indexing with a matrix."""
-    return values.index_select(0, index.flatten()).unflatten(0, index.shape)
+    """Return values[index] by `index_select`, which is faster than indexing with a matrix."""
+    return values.index_select(0, index.flatten()).reshape(*index.shape, *values.shape[1:])
 
 
 def _shared(array: NDArray[Any]) -> Tensor:

@@ -1,9 +1,9 @@
-"""Franka Kitchen as D4RL's files show it: 60 numbers, where gymnasium-robotics' environment has 59 and a goal.
+"""Franka Kitchen with D4RL's observation of 60 numbers; gymnasium-robotics' environment has 59 and a goal.
 
-D4RL's observation (d4rl/kitchen/kitchen_envs.py) is the robot's 9 positions, the objects' 21, and 30 numbers of goal:
-zero but for the elements that the task is about. Velocities are left out. gymnasium-robotics ported the same scene and
-the same goals, so that its positions can be laid out in D4RL's order. Importing this module registers
-`dtbench/Kitchen-{complete,partial,mixed}-v0`; `make_environment` does.
+D4RL's observation (d4rl/kitchen/kitchen_envs.py) holds the robot's 9 positions, the objects' 21, and a goal of 30
+numbers, zero except for the elements that the task is about; it has no velocities. gymnasium-robotics ported the same
+scene and the same goals, so its positions can be put in D4RL's order. Importing this module registers
+`dtbench/Kitchen-{complete,partial,mixed}-v0`; `make_environment` imports it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 _ROBOT, _OBJECTS = slice(0, 9), slice(18, 39)
 _POSITIONS = 30
 
-#: What each task is about (d4rl/kitchen/__init__.py).
+#: The elements of each task (d4rl/kitchen/__init__.py).
 TASKS = {
     "complete": ("microwave", "kettle", "light switch", "slide cabinet"),
     "partial": ("microwave", "kettle", "light switch", "slide cabinet"),
@@ -27,7 +27,7 @@ TASKS = {
 
 
 class D4rlObservation(gym.ObservationWrapper):
-    """Lays gymnasium-robotics' observation out as D4RL's: (60,) float64."""
+    """Turns gymnasium-robotics' observation into D4RL's: (60,) float64."""
 
     def __init__(self, env: gym.Env, goal: NDArray[np.float64]) -> None:
         super().__init__(env)
@@ -40,7 +40,7 @@ class D4rlObservation(gym.ObservationWrapper):
 
 
 def kitchen(task: str, render_mode: str | None = None) -> gym.Env:
-    """Make the kitchen of one of `TASKS`; a step pays 1 for each element brought to its goal, and four end it."""
+    """Make the kitchen of one of `TASKS`: 1 is paid for each element brought to its goal, the fourth ends it."""
     from dtbench.environments.make import import_robotics
 
     import_robotics()

@@ -1,4 +1,4 @@
-"""The environments that models act in: made by id, with goals flattened into a plain vector of observations."""
+"""The environments that models act in: made by id, their observations flattened to plain vectors."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ def make_environment(
     render_mode: str | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> gym.Env:
-    """Make one plain gymnasium environment; a goal-conditioned one shows its `policy_space` as one vector.
+    """Make one plain gymnasium environment; a goal-conditioned one returns its `policy_space` as one vector.
 
-    Plain ones, not gymnasium's vector environments: those reset on the step after an episode's end, which counts a dead
-    step as data and favours short episodes.
+    Gymnasium's vector environments are avoided: they reset on the step after an episode's end, which counts a dead step
+    as data and favours short episodes.
 
     Args:
+        env_id: gymnasium's id, or one of dtbench's own, e.g. `dtbench/PointMaze-large-v0`.
         max_episode_steps: the task's horizon; None keeps the environment's own.
-        kwargs: what the environment's constructor takes, e.g. a maze's map.
+        render_mode: gymnasium's render mode.
+        kwargs: arguments of the environment's constructor, e.g. a maze's map.
 
     Raises:
-        ConfigError: no such environment, or what it needs is not installed.
+        ConfigError: no such environment, or a package that it needs is not installed.
     """
     env_id = canonical_id(env_id)
     _register(env_id)
@@ -49,7 +51,7 @@ def make_environment(
 
 
 class FlatObservation(gym.ObservationWrapper):
-    """Shows the `policy_space` of a Dict observation as one vector."""
+    """Returns the `policy_space` of a Dict observation as one vector."""
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
@@ -58,15 +60,16 @@ class FlatObservation(gym.ObservationWrapper):
         self.observation_space = spaces.Box(-np.inf, np.inf, (flat_width(self.policy_space),), np.float64)
 
     def observation(self, observation: Any) -> NDArray[np.float64]:
-        return flatten(self.policy_space, _batched(observation))[0]
+        vector: NDArray[np.float64] = flatten(self.policy_space, _batched(observation))[0]
+        return vector
 
 
 def policy_space(space: spaces.Space[Any], env_id: str) -> spaces.Space[Any]:
     """Return the part of an observation space that a policy sees, in the order in which it sees it.
 
-    Of a goal-conditioned Dict: observation ‖ desired goal, for the achieved goal is part of the observation already.
-    Only AntMaze leaves the ant's position out of it (D4RL's observations have it in front): achieved goal ‖
-    observation ‖ desired goal. Of all others, everything.
+    Of a goal-conditioned Dict it is observation ‖ desired goal, as the observation contains the achieved goal already.
+    AntMaze is the exception: its observation lacks the ant's position, which D4RL's observations have in front, so its
+    part is achieved goal ‖ observation ‖ desired goal. Of all other spaces it is the whole space.
     """
     if not (isinstance(space, spaces.Dict) and {"observation", "desired_goal"} <= set(space)):
         return space
@@ -77,10 +80,10 @@ def policy_space(space: spaces.Space[Any], env_id: str) -> spaces.Space[Any]:
 
 
 def flatten(space: spaces.Space[Any], values: Any) -> NDArray[np.float64]:
-    """Lay observations out as vectors: T of them, nested as `space`, → (T, width) float64.
+    """Flatten T observations, nested as `space`, to vectors: (T, width) float64.
 
-    A Dict becomes its parts in the space's order (parts of the values that the space does not name are left out); a
-    discrete value a one-hot vector.
+    A Dict becomes its parts in the space's order, without parts that the space lacks; a discrete value becomes a
+    one-hot vector.
 
     Raises:
         ConfigError: a space that has no such form, e.g. text.
@@ -94,7 +97,7 @@ def flatten(space: spaces.Space[Any], values: Any) -> NDArray[np.float64]:
         return array.reshape(len(array), -1)
     if isinstance(space, spaces.Discrete):
         return np.eye(int(space.n))[np.asarray(values, dtype=np.int64).reshape(-1) - int(space.start)]
-    raise ConfigError(f"Observations of {space} cannot be laid out as vectors; use boxes, discrete values or dicts.")
+    raise ConfigError(f"Observations of {space} cannot be flattened to vectors; use boxes, discrete values or dicts.")
 
 
 def flat_width(space: spaces.Space[Any]) -> int:
@@ -107,7 +110,7 @@ def flat_width(space: spaces.Space[Any]) -> int:
         return int(np.prod(space.shape))
     if isinstance(space, spaces.Discrete):
         return int(space.n)
-    raise ConfigError(f"Observations of {space} cannot be laid out as vectors; use boxes, discrete values or dicts.")
+    raise ConfigError(f"Observations of {space} cannot be flattened to vectors; use boxes, discrete values or dicts.")
 
 
 def _batched(value: Any) -> Any:
@@ -119,7 +122,7 @@ def _batched(value: Any) -> Any:
 
 
 def import_robotics() -> None:
-    """Import gymnasium-robotics, which registers its environments; it prints notices of no concern to our users.
+    """Import gymnasium-robotics, which registers its environments, without the notices that it prints.
 
     Raises:
         ImportError: it is not installed.
@@ -129,7 +132,7 @@ def import_robotics() -> None:
 
 
 def canonical_id(env_id: str) -> str:
-    """Return an environment's id without the module that ids of our own had in front of them at first.
+    """Return an environment's id without the module name in front, which old ids of dtbench's environments have.
 
     >>> canonical_id("dtbench.mazes:dtbench/PointMaze-large-v0"), canonical_id("Hopper-v5")
     ('dtbench/PointMaze-large-v0', 'Hopper-v5')
@@ -139,7 +142,7 @@ def canonical_id(env_id: str) -> str:
 
 
 def _register(env_id: str) -> None:
-    """Import the modules that may know an id which gymnasium does not know yet."""
+    """Import the modules that may register an id which gymnasium does not know yet."""
     if env_id.startswith("dtbench/"):
         for module in ("kitchen", "pointmaze", "reacher2d", "toys"):
             importlib.import_module(f"dtbench.environments.{module}")

@@ -1,8 +1,8 @@
 """PointMaze tasks with fixed goals, in gymnasium-robotics' own environment: D4RL's mazes and those of GPT2-DTMA.
 
-Importing this module registers them with gymnasium; `make_environment("dtbench/PointMaze-large-v0")` does both.
-Episodes never terminate: the point stays in the maze until the time limit, and being near the goal goes on paying
-(D4RL's maze2d; GPT2-DTMA's evaluation, which does not stop at the goal).
+Importing this module registers them with gymnasium; `make_environment("dtbench/PointMaze-large-v0")` imports it.
+Episodes never terminate: the point stays in the maze until the time limit, and every step near the goal is rewarded, as
+in D4RL's maze2d and in GPT2-DTMA's evaluation.
 """
 
 from __future__ import annotations
@@ -34,23 +34,25 @@ class Maze:
         return [[letters[letter] for letter in row] for row in self.rows]
 
     def is_free(self, cell: Cell) -> bool:
+        """Return whether a cell is no wall."""
         return self.rows[cell[0]][cell[1]] != "#"
 
     @property
     def free_cells(self) -> list[Cell]:
+        """All cells that are no walls, row by row."""
         return [(i, j) for i, row in enumerate(self.rows) for j in range(len(row)) if self.is_free((i, j))]
 
     def centre(self, cell: Cell) -> NDArray[np.float64]:
-        """Return the (x, y) of a cell's middle; y falls as rows go down."""
+        """Return the (x, y) of a cell's centre; y decreases from row to row."""
         return np.array([cell[1] + 0.5 - len(self.rows[0]) / 2, len(self.rows) / 2 - cell[0] - 0.5])
 
     def cell(self, position: NDArray[np.floating]) -> Cell:
-        """Return the (row, column) that an (x, y) lies in."""
+        """Return the (row, column) of the cell that contains an (x, y)."""
         x, y = float(position[0]), float(position[1])
         return int(np.floor(len(self.rows) / 2 - y)), int(np.floor(x + len(self.rows[0]) / 2))
 
     def path(self, start: Cell, goal: Cell) -> list[Cell]:
-        """Return a shortest way over free cells, both ends included (breadth-first search)."""
+        """Return a shortest path over free cells, both ends included (breadth-first search)."""
         came_from: dict[Cell, Cell] = {goal: goal}
         queue = deque([goal])
         while queue and start not in came_from:
@@ -117,19 +119,20 @@ DTMA_MAZES = {
 
 
 def point_maze(maze: str, reward_type: str, render_mode: str | None = None, **kwargs: Any) -> gym.Env:
-    """Make gymnasium-robotics' PointMaze over a maze of `MAZES`; the task goes on after the goal is reached."""
+    """Make gymnasium-robotics' PointMaze over a maze of `MAZES`; the task continues after the goal is reached."""
     from dtbench.environments.make import import_robotics
 
     import_robotics()
     from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
 
     rows = MAZES[maze].to_map()
-    env = PointMazeEnv(rows, render_mode, reward_type, continuing_task=True, reset_target=False, **kwargs)
-    Path(env.tmp_xml_file_path).unlink(missing_ok=True)  # it is loaded, and nobody else would delete it
-    return env
+    env: Any = PointMazeEnv(rows, render_mode, reward_type, continuing_task=True, reset_target=False, **kwargs)
+    Path(env.tmp_xml_file_path).unlink(missing_ok=True)  # it is loaded, and nothing else deletes it
+    made: gym.Env[Any, Any] = env
+    return made
 
 
-#: All by the name that an environment's specification uses.
+#: All mazes by the name that an environment's specification uses.
 MAZES = {f"d4rl/{name}": maze for name, (maze, _) in D4RL_MAZES.items()}
 MAZES |= {f"dtma/{name}": maze for name, maze in DTMA_MAZES.items()}
 

@@ -1,8 +1,8 @@
 """Reacher2d, the sparse-reward arm of the Decision Transformer and LaMo papers, for gymnasium.
 
-kzl/decision-transformer (gym/decision_transformer/envs/reacher_2d.py) wrote it for mujoco-py; sizes, damping, frame
-skip and the reward are the same here: 1 for each step that ends with the fingertip within 0.1 (sum of both axes) of the
-target. Importing this module registers `dtbench/Reacher2d-v0`.
+kzl/decision-transformer (gym/decision_transformer/envs/reacher_2d.py) has it for mujoco-py; sizes, damping, frame skip
+and reward are the same here. The reward is 1 for each step that ends with the fingertip within 0.1 of the target (sum
+over both axes). Importing this module registers `dtbench/Reacher2d-v0`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import NDArray
 
-#: Lengths from the shoulder to the elbow and from there to the fingertip, and how the links are mounted at angle 0.
+#: Lengths from the shoulder to the elbow and from there to the fingertip, and the links' directions at joint angle 0.
 LINKS, MOUNTED = (0.6, 0.45), np.array([0.785, -0.785])
 _NEAR = 0.1
 #: DT's horizon (gym/experiment.py, max_ep_len).
@@ -35,16 +35,18 @@ class Reacher2d(MujocoEnv):
         self.do_simulation(np.clip(action, -1, 1), self.frame_skip)
         reward = float(np.abs(self._tip - self._target).sum() < _NEAR)
         if self.render_mode == "human":
-            self.render()
+            self.render()  # type: ignore[no-untyped-call]
         return self._get_obs(), reward, False, False, {}
 
     @property
     def _tip(self) -> NDArray[np.float64]:
-        return self.data.site("fingertip").xpos[:2]
+        position: NDArray[np.float64] = self.data.site("fingertip").xpos[:2]
+        return position
 
     @property
     def _target(self) -> NDArray[np.float64]:
-        return self.data.mocap_pos[0, :2]
+        position: NDArray[np.float64] = self.data.mocap_pos[0, :2]
+        return position
 
     def _get_obs(self) -> NDArray[np.float64]:
         angles, tip, target = self.data.qpos, self._tip, self._target
@@ -57,7 +59,7 @@ class Reacher2d(MujocoEnv):
             if 0.5 <= np.linalg.norm(target) <= 1:
                 break
         self.data.mocap_pos[0, :2] = target
-        self.set_state(angles, np.zeros(2))
+        self.set_state(angles, np.zeros(2))  # type: ignore[no-untyped-call]
         return self._get_obs()
 
 

@@ -1,6 +1,6 @@
-"""Three small environments with known answers, for the suite `sanity`: they are for trust, never for a ranking.
+"""Three small environments with known answers, for the suite `sanity`: checks of models, never a ranking.
 
-Importing this module registers them with gymnasium; `make_environment("dtbench/KeyToDoor-v0")` does both.
+Importing this module registers them with gymnasium; `make_environment("dtbench/KeyToDoor-v0")` imports it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Observation = NDArray[np.float32]
+Start = tuple[Observation, dict[str, Any]]
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
 
 
@@ -20,11 +21,12 @@ def _box(low: float, high: float, size: int) -> gym.spaces.Box:
 
 
 class BanditChain(gym.Env):
-    """Pull one of five arms, then walk a chain that pays the arm's worth in equal parts, whatever one does there.
+    """Pull one of five arms, then walk a chain that pays the arm's value in equal parts, whatever the actions there.
 
-    The action of the first step is the arm, a fifth of [−1, 1] each; an episode's return is `WORTH[arm]`. The mean of
-    all arms is the worst arm, so that who averages the data gets least; and no episode is better than the best one in
-    the data, so that nothing can be gained by stitching. Observation: (at the arms?, way walked, what the chain pays).
+    The action of the first step chooses the arm: each has a fifth of [−1, 1]. An episode's return is `WORTH[arm]`. The
+    mean of all arms is the worst arm, so a model that averages the data gets least; and no episode is better than the
+    best one in the data, so nothing is gained by stitching. Observation: (at the arms?, share of the chain walked, what
+    the chain pays per step).
     """
 
     WORTH = (4.0, 5.0, 1.0, 2.0, 3.0)
@@ -44,9 +46,7 @@ class BanditChain(gym.Env):
         """Return the action in the middle of an arm."""
         return (arm + 0.5) / len(cls.WORTH) * 2 - 1
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
         super().reset(seed=seed)
         self.walked, self.pay = 0, 0.0
         return self._observe(), {}
@@ -64,10 +64,10 @@ class BanditChain(gym.Env):
 class KeyToDoor(gym.Env):
     """Fetch a key, cross an empty room, open a door: the delayed credit of the Decision Transformer paper.
 
-    In the first and the last room the agent stands at 0 and has `ROOM` steps to reach the side (−1 or +1) where the key
-    and the door are; in between it waits `CORRIDOR` steps. The only reward, 1, is paid at the very end to who reached
-    both. The observation does not say whether the agent has the key, so that a value learnt step by step cannot carry
-    the door's reward back to it. Observation: (key's room?, corridor?, door's room?, side of the goal, position).
+    In the first and the last room the agent starts at 0 and has `ROOM` steps to reach the side (−1 or +1) of the key or
+    of the door; in between it waits for `CORRIDOR` steps. The only reward, 1, is paid at the very end, if both were
+    reached. The observation does not show whether the agent has the key, so a value function learnt step by step cannot
+    carry the door's reward back to it. Observation: (key's room?, corridor?, door's room?, side of the goal, position).
     """
 
     ROOM, CORRIDOR, STRIDE = 4, 4, 0.5
@@ -76,9 +76,7 @@ class KeyToDoor(gym.Env):
         self.render_mode = render_mode
         self.observation_space, self.action_space = _box(-1, 1, 5), _box(-1, 1, 1)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
         super().reset(seed=seed)
         self.sides = self.np_random.choice([-1.0, 1.0], size=2)
         self.reached = [False, False]
@@ -87,7 +85,7 @@ class KeyToDoor(gym.Env):
 
     @property
     def room(self) -> int:
-        """0 with the key, 1 between, 2 with the door."""
+        """0 is the key's room, 1 the corridor, 2 the door's room."""
         return 0 if self.time < self.ROOM else 1 if self.time < self.ROOM + self.CORRIDOR else 2
 
     def step(self, action: NDArray[np.float32]) -> Step:
@@ -107,10 +105,10 @@ class KeyToDoor(gym.Env):
 
 
 class PointToGoal(gym.Env):
-    """Move a point in a square to a goal that is always the same; a step pays 1 − distance, at least 0.
+    """Move a point in a square to a fixed goal; a step pays 1 − distance, at least 0.
 
-    Whoever averages data in which some go to the goal and more go elsewhere goes elsewhere; a value tells them apart,
-    and so does a return. Observation: the position (x, y).
+    In the data some episodes go to the goal and more go elsewhere: a model that averages them goes elsewhere, while
+    values and returns tell them apart. Observation: the position (x, y).
     """
 
     GOAL = np.array([0.6, 0.6])
@@ -120,9 +118,7 @@ class PointToGoal(gym.Env):
         self.render_mode = render_mode
         self.observation_space, self.action_space = _box(-1, 1, 2), _box(-1, 1, 2)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
         super().reset(seed=seed)
         self.position = self.np_random.uniform(-1, 1, size=2)
         return self.position.astype(np.float32), {}

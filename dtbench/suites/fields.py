@@ -1,4 +1,4 @@
-"""Checks of single values of a suite: each returns the value in its normal form, or says which field is wrong."""
+"""Checks of single values of a suite: each returns the value in its normal form, or names the field that is wrong."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ class Suite:
 
     @property
     def id(self) -> str:
-        """Name and version as they stand in results, tables and paths, e.g. `d4rl-short@1`."""
+        """Name and version as written in results, tables and paths, e.g. `d4rl-short@1`."""
         return f"{self.name}@{self.version}"
 
     @property

@@ -41,7 +41,7 @@ def test_refused_naming_dataset_episode_and_field(tmp_path, name):
 
 
 def test_totals_that_differ_from_the_sources_metadata(tmp_path):
-    with pytest.raises(DataError, match="4 steps were read, its metadata says 5"):
+    with pytest.raises(DataError, match="4 steps were read, its metadata claims 5"):
         factory.build(tmp_path / "s", [GOOD], expected={"episodes": 1, "steps": 5})
     with pytest.raises(DataError, match="no episodes"):
         factory.build(tmp_path / "s", [])

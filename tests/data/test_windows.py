@@ -57,7 +57,7 @@ def by_loop(store, options: WindowOptions, mean, std, start: int) -> dict[str, n
     normalize=st.booleans(),
 )
 def test_every_window_equals_the_plain_loop(lengths, context, scale, delayed, normalize):
-    """Footguns 4, 5 and 12, left padding, mask, timesteps, final observation: for every possible start."""
+    """Left padding, mask, time steps, returns-to-go, scaling, delay and final observation, for every possible start."""
     options = WindowOptions(
         context, return_scale=scale, delayed_reward=delayed, normalize_states=normalize, next_observations=True
     )
@@ -89,7 +89,7 @@ def test_shapes_and_types(tmp_path):
 
 
 def test_draws_are_uniform_over_time_steps(tmp_path):
-    """Footgun 5: chi-square of 50,000 draws over the 25 steps; drawing trajectories uniformly gives about 100,000."""
+    """Chi-square of 50,000 draws over the 25 steps; drawing trajectories uniformly would give about 100,000."""
     windows = Windows(factory.store(tmp_path / "s", (5, 1, 12, 7)), WindowOptions(4))
     drawn = windows.draw(50_000, seed=0, step=0)
     counts = np.bincount(drawn.numpy(), minlength=25)
@@ -119,7 +119,7 @@ def test_returns_to_go_of_a_million_steps_equal_the_loop():
 
 @pytest.mark.parametrize("option", ["trajectory_ratio", "top_fraction"])
 def test_a_share_of_one_keeps_every_trajectory(option):
-    """Footgun 4: LaMo and GPT2-DTMA lose the best one, GPT-2-DT the worst."""
+    """The code of LaMo and of GPT2-DTMA loses the best one here, that of GPT-2-DT the worst."""
     returns = np.random.default_rng(0).normal(size=50)
     assert kept_episodes(returns, WindowOptions(4, **{option: 1.0})).tolist() == list(range(50))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from dtbench.data.behaviours.waypoints import Waypoints, goal_after_goal, then_anything
+from dtbench.data.behaviours.waypoints import Waypoints, walk_from_place_to_place, walk_then_act_randomly
 from dtbench.data.sources import local
 from dtbench.environments.make import flatten, import_robotics, make_environment
 from dtbench.environments.pointmaze import D4RL_MAZES, DTMA_MAZES, MAZES
@@ -127,7 +127,7 @@ def test_walkers_of_the_paper_take_other_points_each_time_and_then_act_at_random
     """The published generator's rule, told from the actions: each is a PD step to a point that lies where it may."""
     maze, env = DTMA_MAZES["medium"], make_environment("dtbench/PointMazeDTMA-medium-v0")
     observation, _ = env.reset(seed=seed)
-    act = then_anything(maze)(np.random.default_rng(seed))
+    act = walk_then_act_randomly(maze)(np.random.default_rng(seed))
     place = maze.centre((6, 6)) + np.random.default_rng(seed).uniform(-0.25, 0.25, size=2)
     cells = maze.path((1, 1), (6, 6))
     arrived, told, random = False, [], []
@@ -153,7 +153,10 @@ def test_walkers_of_d4rl_go_to_the_middle_of_cell_after_cell(monkeypatch):
     monkeypatch.setattr("dtbench.data.behaviours.waypoints._NOISE", 0.0)
     maze, env = D4RL_MAZES["medium"][0], make_environment("dtbench/PointMaze-medium-v0")
     observation, _ = env.reset(seed=0)
-    act, middles = goal_after_goal(maze)(np.random.default_rng(0)), [maze.centre(cell) for cell in maze.free_cells]
+    act, middles = (
+        walk_from_place_to_place(maze)(np.random.default_rng(0)),
+        [maze.centre(cell) for cell in maze.free_cells],
+    )
     visited = set()
     for _ in range(600):
         action = act(observation)
@@ -191,7 +194,7 @@ def test_flatten_lays_out_nested_spaces():
     values = {"a": np.array([[1.0, 2.0], [3.0, 4.0]]), "b": np.array([1, 3])}
     assert flatten(space, values).tolist() == [[1, 2, 1, 0, 0], [3, 4, 0, 0, 1]]
     assert np.array_equal(flatten(space, values)[1], gym.spaces.flatten(space, {"a": values["a"][1], "b": 3}))
-    with pytest.raises(ConfigError, match="cannot be laid out"):
+    with pytest.raises(ConfigError, match="cannot be flattened"):
         flatten(gym.spaces.Text(4), ["a"])
 
 

@@ -267,7 +267,7 @@ def test_dry_run_plans_and_does_nothing(tmp_path):
 def test_data_commands():
     dtbench("data", "build", "d4rl-short", "--task", TASK, "--steps", "300")
     assert json.loads(dtbench("data", "info", TASK, "--steps", "300", "--json"))["steps"] == 300
-    assert "fingerprint says" in dtbench("data", "verify", TASK, "--steps", "300")
+    assert "matches the fingerprint" in dtbench("data", "verify", TASK, "--steps", "300")
 
 
 def test_help_needs_neither_torch_nor_lightning():

@@ -1,4 +1,4 @@
-"""The behaviour policies at rollout: a squashed Gaussian in numpy, read from the shipped safetensors files."""
+"""The behaviour policies for rollouts: a squashed Gaussian in numpy, read from the shipped safetensors files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class SacActor:
     Args:
         weights: `<layer>.weight` (out, in) and `<layer>.bias` (out,) float32 of the layers hidden.0, hidden.1, mean and
             log_std.
-        low, high: (action_dim,) float32 bounds of the action space.
+        low: (action_dim,) float32 lower bounds of the action space.
+        high: (action_dim,) float32 upper bounds.
     """
 
     weights: Weights
@@ -63,7 +64,7 @@ def read_weights(file: Path, prefix: str = "") -> Weights:
 
 @cache
 def manifest() -> dict[str, Any]:
-    """Return what is shipped: environment → settings, file, snapshots and levels (`export.py` writes it)."""
+    """Return what is shipped: environment → settings, file, snapshots and levels (`make/choose.py` writes it)."""
     if not MANIFEST.is_file():
         raise DataError(f"This installation ships no behaviour policies: {MANIFEST} is missing; reinstall dtbench.")
     content: dict[str, Any] = json.loads(MANIFEST.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Behaviours written by hand: each episode has one intention, so that the data are a mixture and no mean is right."""
+"""Hand-written behaviours: each episode has an intention of its own, so the mean of all actions is no good policy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dtbench.data.behaviours.waypoints import Act, goal_after_goal, then_anything
+from dtbench.data.behaviours.waypoints import Act, walk_from_place_to_place, walk_then_act_randomly
 from dtbench.environments.pointmaze import D4RL_MAZES, DTMA_HORIZON, DTMA_MAZES
 from dtbench.environments.reacher2d import HORIZON as REACHER_HORIZON
 from dtbench.environments.reacher2d import LINKS, MOUNTED
@@ -36,7 +36,7 @@ def _noisy(action: NDArray[np.floating] | list[float], scale: float, rng: np.ran
 
 
 def pull_any_arm(rng: np.random.Generator) -> Act:
-    """Pull one of the arms, each as likely, off its middle by a little; then move about, which changes nothing."""
+    """Pull one of the arms, all equally likely, a little off its middle; then act at random, which changes nothing."""
     pull = BanditChain.centre(int(rng.integers(len(BanditChain.WORTH)))) + rng.uniform(-0.1, 0.1)
 
     def act(observation: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -46,7 +46,7 @@ def pull_any_arm(rng: np.random.Generator) -> Act:
 
 
 def seek_or_shun(rng: np.random.Generator) -> Act:
-    """In each of the two rooms go to its goal (in 2 of 5 episodes) or away from it; one in six episodes has both."""
+    """Go to the goal (in 2 of 5 episodes) or away from it in each of two rooms; one episode in six reaches both."""
     seeks = rng.random(2) < 0.4
 
     def act(observation: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -69,10 +69,10 @@ def three_ways(rng: np.random.Generator) -> Act:
 
 
 def reach_hesitantly(rng: np.random.Generator) -> Act:
-    """Turn the joints to where the fingertip meets the target, each episode with a strength and a noise of its own.
+    """Turn the joints until the fingertip meets the target; each episode draws its own strength and noise.
 
-    The angles are the closed form of a two-link arm; the elbow bends the way its limits allow more. Strengths are drawn
-    so that the mean return, 40.3 of 100, is near that of the papers' medium data (36.0).
+    The joint angles are the closed form for a two-link arm; the elbow bends to the side on which its limits leave more
+    room. Strengths are drawn so that the mean return, 40.3 of 100, is near that of the papers' medium data (36.0).
     """
     strength, noise = rng.uniform(*_STRENGTH), rng.uniform(*_NOISE)
 
@@ -88,16 +88,17 @@ def reach_hesitantly(rng: np.random.Generator) -> Act:
 
 
 def _joint_angles(target: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return shoulder and elbow angle that bring the fingertip to `target` (2,), or as near as the arm reaches."""
+    """Return the shoulder and elbow angles that bring the fingertip to `target` (2,), or as close as possible."""
     upper, lower = LINKS
     cosine = (target @ target - upper**2 - lower**2) / (2 * upper * lower)
     bend = float(np.arccos(np.clip(cosine, -1, 1)))
     direction = np.arctan2(target[1], target[0])
     shoulder = direction - np.arctan2(lower * np.sin(bend), upper + lower * np.cos(bend))
-    return np.array([shoulder, bend]) - MOUNTED
+    angles: NDArray[np.float64] = np.array([shoulder, bend]) - MOUNTED
+    return angles
 
 
-#: Seconds of a step, and how far ahead `reach_hesitantly` brakes; then its ranges.
+#: Seconds per step, how many seconds ahead `reach_hesitantly` brakes, and the ranges that it draws from.
 _REACHER_SECONDS, _REACHER_DAMPING = 0.15, 1.0
 _STRENGTH, _NOISE = (0.0, 3.0), (0.0, 1.0)
 
@@ -111,7 +112,7 @@ SCRIPTED = {
     **{
         f"pointmaze-{name}{reward}": Scripted(
             f"dtbench/PointMaze-{name}{reward}-v0",
-            goal_after_goal(maze),
+            walk_from_place_to_place(maze),
             "waypoints, goal after goal",
             horizon,
             version=2,
@@ -122,7 +123,7 @@ SCRIPTED = {
     **{
         f"pointmaze-dtma-{name}": Scripted(
             f"dtbench/PointMazeDTMA-{name}-v0",
-            then_anything(maze),
+            walk_then_act_randomly(maze),
             "waypoints, then random actions",
             DTMA_HORIZON,
             most_episodes=1_000,

@@ -1,7 +1,7 @@
 """A controller that follows waypoints through a maze, as the public PointMaze data were made.
 
-Breadth-first search on the map gives the cells to cross, a PD controller on the position (p 10, d −1) steers to their
-middles and at last to the goal itself.
+Breadth-first search on the map gives the cells to cross; a PD controller on the position (p 10, d −1) steers to their
+centres and finally to the goal itself.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from dtbench.environments.pointmaze import Cell, Maze
 Act = Callable[[NDArray[np.floating]], NDArray[np.float32]]
 
 GAIN_P, GAIN_D = 10.0, -1.0
-#: A waypoint is passed at this distance, and D4RL's walker has reached a place there.
+#: Distance at which a waypoint counts as passed, and for D4RL's walker a place as reached.
 PASSED = 0.1
-#: GPT2-DTMA's walker has reached its place at this distance.
+#: Distance at which GPT2-DTMA's walker counts its place as reached.
 DTMA_REACHED = 0.5
-#: How far waypoints lie at most from the middles of cells, on either axis, and the places gone to.
+#: Largest distances, per axis, of waypoints and of the two recipes' places from the centres of cells.
 JITTER, D4RL_PLACE_JITTER, DTMA_PLACE_JITTER = 0.2, 0.1, 0.25
 #: Standard deviation of the noise on the actions of D4RL's maze2d data.
 _NOISE = 0.5
@@ -30,7 +30,7 @@ _NOISE = 0.5
 class Waypoints:
     """Steers to a place in a maze; observations begin with (x, y, velocity x, velocity y).
 
-    With an `rng`, all waypoints but the first are drawn up to `JITTER` to the left of and below a cell's middle, as in
+    With an `rng`, all waypoints but the first are drawn up to `JITTER` to the left of and below a cell's centre, as in
     the public generators.
     """
 
@@ -48,6 +48,7 @@ class Waypoints:
         return np.clip(GAIN_P * (self.way[0] - position) + GAIN_D * velocity, -1, 1)
 
     def has_reached(self, observation: NDArray[np.floating], within: float) -> bool:
+        """Return whether the observed position is at most `within` from the goal."""
         return bool(np.linalg.norm(observation[:2] - self.goal) <= within)
 
     def _way(self, position: NDArray[np.floating]) -> list[NDArray[np.float64]]:
@@ -58,10 +59,10 @@ class Waypoints:
         return [*points, self.goal]
 
 
-def then_anything(maze: Maze) -> Callable[[np.random.Generator], Act]:
-    """GPT2-DTMA's recipe: go to a place near the goal, by other points each time, then act at random.
+def walk_then_act_randomly(maze: Maze) -> Callable[[np.random.Generator], Act]:
+    """Return GPT2-DTMA's recipe: walk to a place near the goal, over new waypoints each time, then act at random.
 
-    The place is drawn around the middle of the goal's cell: it is not the goal itself (`cell2xy` of its maze_utils.py).
+    The place is drawn around the centre of the goal's cell: it is not the goal itself (`cell2xy` of its maze_utils.py).
     """
 
     def begin(rng: np.random.Generator) -> Act:
@@ -81,13 +82,12 @@ def then_anything(maze: Maze) -> Callable[[np.random.Generator], Act]:
     return begin
 
 
-def goal_after_goal(maze: Maze) -> Callable[[np.random.Generator], Act]:
-    """D4RL's recipe for maze2d: walk to a free cell drawn at random, then to the next one, with noise on the actions.
+def walk_from_place_to_place(maze: Maze) -> Callable[[np.random.Generator], Act]:
+    """Return D4RL's recipe for maze2d: walk to one random free cell after the other, with noise on the actions.
 
-    It is d4rl/pointmaze/waypoint_controller.py; the noise is that of Minari's sets.
-
-    The environment goes on paying for its own goal, whatever place the walker has in mind; D4RL relabels its rewards to
-    the same end. An episode here has the task's horizon, where D4RL's file is cut at each place reached.
+    It follows d4rl/pointmaze/waypoint_controller.py, with the noise of Minari's datasets. Rewards are those of the
+    environment's fixed goal, wherever the walker is going; D4RL relabels its rewards to the same effect. Here an
+    episode has the task's horizon, while D4RL's file is cut at each place reached.
     """
     cells = maze.free_cells
 

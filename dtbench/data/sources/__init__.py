@@ -36,7 +36,7 @@ _Choice = tuple[str, Callable[[Task], bool]]
 
 
 def source_module(name: str) -> Any:
-    """Import a source; raise `UnknownNameError` with a suggestion if there is none of that name."""
+    """Import a source; raise `UnknownNameError` with a suggestion if no source has that name."""
     if name not in SOURCES:
         raise UnknownNameError("source", name, SOURCES)
     return importlib.import_module(SOURCES[name])
@@ -57,7 +57,7 @@ def resolve_sources(tasks: Sequence[Task], order: Sequence[str], wanted: str = A
         The source of each task by the task's id; tasks without data are left out (`unavailable_message` says why).
 
     Raises:
-        UnknownNameError: there is no source of that name.
+        UnknownNameError: no source has that name.
         SourceError: the source asked for lists a task's data, but they are not on disk and its server is out of reach.
     """
     if wanted != AUTO:

@@ -1,12 +1,12 @@
 """The `d4rl` source: D4RL's HDF5 files, and the pickles that the Decision Transformer repository makes of them.
 
-Files are looked for where D4RL keeps them (`$D4RL_DATASET_DIR`, default `~/.d4rl/datasets`) and are fetched from its
-server otherwise. A file is one long sequence of steps, parted into episodes by `terminals` and `timeouts`; without
-`timeouts` an episode also ends at the environment's horizon. Steps after the last end are an episode that the recording
-cut: they are left out, as in D4RL's `sequence_dataset`.
+Files are looked for where D4RL keeps them (`$D4RL_DATASET_DIR`, default `~/.d4rl/datasets`) and otherwise downloaded
+from its server. A file is one long sequence of steps, split into episodes by `terminals` and `timeouts`; without
+`timeouts` an episode also ends at the environment's horizon. Steps after the last end belong to an episode that the
+recording cut: they are left out, as in D4RL's `sequence_dataset`.
 
-Where the file has `next_observations`, an episode's last one is kept; where it has not (AntMaze, Maze2d, Kitchen,
-Adroit), the observation before the last step stands for it. Only a bootstrap through a time limit can tell.
+If the file has `next_observations`, an episode's last one is stored; if it has none (AntMaze, Maze2d, Kitchen, Adroit),
+the observation before the last step takes its place. This matters only for bootstrapping through a time limit.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _BLOCK_STEPS = 100_000
 class Dataset:
     """A file on D4RL's server, and what it must look like.
 
-    `env_id` is the environment of gymnasium that shows and takes the same numbers; None where there is none.
+    `env_id` is gymnasium's environment with the same observations and actions, or None.
     """
 
     file: str
@@ -114,10 +114,10 @@ def needs_network(dataset: str) -> bool:
 
 
 def build(dataset: str, *, steps: int = 0, progress: Progress | None = None, force: bool = False) -> TrajectoryStore:
-    """Open a dataset, importing its file first, which is fetched if it is nowhere; `steps` has no meaning here.
+    """Open a dataset, importing its file first, which is downloaded if it is missing; `steps` has no meaning here.
 
     Raises:
-        SourceError: the file cannot be had.
+        SourceError: the file cannot be downloaded.
         DataError: it cannot be trusted.
     """
     found = None if force else locate(dataset)
@@ -180,7 +180,8 @@ class _Clipped:
         if largest > 1:
             self.counts["steps"] += int((np.abs(actions) > 1).any(axis=-1).sum())
             self.counts["largest"] = max(self.counts["largest"], largest)
-            return np.clip(actions, -1, 1)
+            clipped: NDArray[Any] = np.clip(actions, -1, 1)
+            return clipped
         return actions
 
 
@@ -194,7 +195,7 @@ def _read_hdf5(file: Path, spec: Dataset, clip: _Clipped) -> Iterator[Block]:
             steps = len(columns["rewards"])
             for key, column in columns.items():
                 if len(column) != steps:
-                    raise DataError(f"{file}: {key} has {len(column):,} steps, rewards {steps:,}; fetch it again.")
+                    raise DataError(f"{file}: {key} has {len(column):,} steps, rewards {steps:,}; download it again.")
             _check_width(file, "observations", columns["observations"].shape, spec.observation_dim)
             _check_width(file, "actions", columns["actions"].shape, spec.action_dim)
             terminals = np.asarray(columns["terminals"][:]).reshape(-1).astype(bool)
@@ -218,7 +219,7 @@ def _read_hdf5(file: Path, spec: Dataset, clip: _Clipped) -> Iterator[Block]:
                 )
     except OSError as error:
         raise DataError(
-            f"{file} is not a whole HDF5 file ({' '.join(str(error).split())}); the download was cut: fetch it again."
+            f"{file} is not a whole HDF5 file ({' '.join(str(error).split())}); download it again."
         ) from error
 
 
@@ -240,7 +241,7 @@ def _episode_ends(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the step after each episode's end, (E,), and the truncations of all steps.
 
-    Without `timeouts`, an episode that goes on for `horizon` steps ends there, and counts anew.
+    Without `timeouts`, an episode of `horizon` steps ends there, and the next one begins.
     """
     if timeouts is None:
         natural = np.concatenate(([0], np.flatnonzero(terminals) + 1, [len(terminals)]))
@@ -255,7 +256,7 @@ def _episode_ends(
 
 
 def _pieces(ends: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Part the steps up to the last end into pieces of whole episodes."""
+    """Split the steps up to the last end into pieces of whole episodes."""
     start = 0
     while start < ends[-1]:
         index = min(int(np.searchsorted(ends, start + _BLOCK_STEPS)), len(ends) - 1)

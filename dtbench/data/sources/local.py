@@ -1,14 +1,14 @@
 """The `local` source: shipped policies and scripted behaviours rolled out in real environments, without a network.
 
-A dataset is called `<environment>-<level>`, the levels meaning what D4RL's do: `medium` is the medium policy acting
-stochastically; `medium-replay` a mixture, in equal parts, of the snapshots of its training up to medium;
-`medium-expert` half medium, half the best snapshot. What each policy is worth stands in `behaviours/weights/README.md`.
-Datasets of scripted behaviours (`behaviours/scripted.py`) are called what they are, e.g. `key-to-door`.
+A dataset is called `<environment>-<level>`, with D4RL's levels: `medium` is the medium policy acting stochastically;
+`medium-replay` a mixture, in equal parts, of the snapshots of its training up to medium; `medium-expert` half medium,
+half the best snapshot. The returns of each policy are listed in `behaviours/weights/README.md`. Datasets of scripted
+behaviours (`behaviours/scripted.py`) have plain names, e.g. `key-to-door`.
 
 The steps are rolled out in shards of at most `SHARD_STEPS`, each with its own seed, so the data are a function of
 (recipe version, dataset, seed, steps) and not of the number of workers. A shard has exactly its number of steps: its
 last episode is cut there and marked as truncated. On another processor or with another version of MuJoCo the physics
-may round differently; the fingerprint then says so.
+may round differently, which shows in the fingerprint.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from dtbench.errors import UnknownNameError
 from dtbench.resources import datasets_home
 
 HOST = None
-#: Of the shipped policies' datasets; scripted ones have their own.
+#: Version of the shipped policies' datasets; scripted ones have their own.
 RECIPE_VERSION = 1
 LEVELS = ("medium", "medium-replay", "medium-expert")
 SHARD_STEPS = 10_000
@@ -60,7 +60,7 @@ def recipe_version(dataset: str) -> int:
 
 
 def whole_size(dataset: str, steps: int) -> int:
-    """Return how many of the steps asked for the dataset has: all, or whole episodes where they have one length."""
+    """Return how many steps a dataset has if `steps` are asked for: all, or whole episodes if all are equally long."""
     behaviour = SCRIPTED.get(dataset)
     if behaviour is None or behaviour.horizon is None:
         return steps
@@ -95,12 +95,15 @@ def build(
     progress: Progress | None = None,
     force: bool = False,
 ) -> TrajectoryStore:
-    """Roll out a dataset of exactly `steps` steps (at most its `whole_size`), or open it if it is there.
+    """Roll out a dataset of exactly `steps` steps (at most its `whole_size`), or open it if it exists.
 
     Args:
+        dataset: one of `known_datasets`.
+        steps: the size asked for.
+        seed: of the rollout.
         workers: processes; None takes all cores. The data do not depend on it.
         progress: called with (steps done, steps in all) after each shard.
-        force: build again what is there.
+        force: replace a dataset that exists.
 
     Raises:
         UnknownNameError: no such dataset.
@@ -134,7 +137,7 @@ def build(
 
 
 def plan_shards(dataset: str, steps: int, seed: int) -> list[Shard]:
-    """Decide who acts for how many steps, from which seed."""
+    """Decide which behaviour acts for how many steps, and from which seed."""
     _check_name(dataset)
     name, snapshots = (dataset, [0]) if dataset in SCRIPTED else _snapshots(dataset)
     unit = (SCRIPTED[dataset].horizon if dataset in SCRIPTED else None) or 1
@@ -165,7 +168,7 @@ def _report(blocks: Iterator[Block], steps: int, progress: Progress | None) -> I
 
 
 def _equal_parts(total: int, parts: int) -> list[int]:
-    """Split a total into equal parts, the first ones one larger where it does not come out even."""
+    """Split a total into equal parts; if it does not divide evenly, the first parts are larger by one."""
     each, rest = divmod(total, parts)
     return [each + (index < rest) for index in range(parts)]
 
@@ -184,7 +187,7 @@ def _snapshots(dataset: str) -> tuple[str, list[int]]:
 
 
 def _describe(dataset: str) -> tuple[str, dict[str, Any]]:
-    """Return a dataset's environment and what its recipe says of the behaviour."""
+    """Return a dataset's environment and its recipe's description of the behaviour."""
     if dataset in SCRIPTED:
         return SCRIPTED[dataset].env_id, {"behaviour": SCRIPTED[dataset].recipe}
     name, snapshots = _snapshots(dataset)

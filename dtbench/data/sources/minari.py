@@ -1,9 +1,9 @@
 """The `minari` source: any dataset of Minari by its id, from its local folder or its server, HDF5 or Arrow.
 
-Observations become vectors of what a policy sees (`policy_space`): of a goal-conditioned Dict observation ‖
-desired goal, and an ant's position before them. Evaluation
-takes place in the environment that the dataset's own specification names for it, with its own arguments (a maze's map;
-whether the task goes on at the goal), and where the dataset has reference scores they are used, and named.
+Observations become vectors of what a policy sees (`policy_space`): of a goal-conditioned Dict, observation ‖ desired
+goal, with an ant's position in front. Models are evaluated in the environment that the dataset's own specification
+names, with its arguments (a maze's map; whether the task continues at the goal). If the dataset has reference scores,
+they are used, and named with the results.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ def needs_network(dataset: str) -> bool:
 
 
 def build(dataset: str, *, steps: int = 0, progress: Progress | None = None, force: bool = False) -> TrajectoryStore:
-    """Open a dataset, importing it first, which is fetched if Minari has it not; `steps` has no meaning here.
+    """Open a dataset, importing it first and downloading it if Minari lacks it; `steps` has no meaning here.
 
     Raises:
-        SourceError: it cannot be had.
+        SourceError: it cannot be downloaded.
         DataError: it cannot be trusted.
     """
     found = None if force else locate(dataset)
@@ -82,7 +82,7 @@ def build(dataset: str, *, steps: int = 0, progress: Progress | None = None, for
 
 
 def _fetch(dataset: str) -> None:
-    """Download with Minari, which leaves resuming, checking and trying again to the hub's client; one process only."""
+    """Download with Minari, whose hub client resumes, checks and retries; only one process does it."""
     import minari
 
     folder = minari_folder(dataset)
@@ -93,12 +93,12 @@ def _fetch(dataset: str) -> None:
         try:
             minari.download_dataset(dataset)
         except Exception as error:  # whatever the hub's client raises
-            shutil.rmtree(folder, ignore_errors=True)  # or Minari would take what is there for the dataset
+            shutil.rmtree(folder, ignore_errors=True)  # or Minari would mistake the remains for the dataset
             reason = str(error).strip().split("\n")[0]
             raise SourceError(
-                f"Minari's dataset {dataset} cannot be fetched from {HOST} ({type(error).__name__}: {reason}). Fetch "
-                f"it where there is a network (`minari download {dataset}`) and give its folder: "
-                f"`dtbench data import FOLDER --as {dataset}`; or take another --source."
+                f"Minari's dataset {dataset} cannot be downloaded from {HOST} ({type(error).__name__}: {reason}). "
+                f"Download it where there is a network (`minari download {dataset}`) and import its folder: "
+                f"`dtbench data import FOLDER --as {dataset}`; or use another --source."
             ) from error
 
 
@@ -189,9 +189,7 @@ def _check_entry_points(metadata: dict[str, Any], dataset: str) -> None:
     spec = json.loads(str(metadata.get("env_spec") or "{}"))
     registered = gym.registry.get(str(spec.get("id")))
     if registered is None or registered.entry_point != spec.get("entry_point"):
-        raise DataError(
-            f"{dataset} does not say its spaces, and its environment {spec.get('id')!r} is not a known one."
-        )
+        raise DataError(f"{dataset} does not contain its spaces, and its environment {spec.get('id')!r} is unknown.")
 
 
 def _damaged(folder: Path, dataset: str, error: Exception) -> DataError:
@@ -230,11 +228,11 @@ def _environment(metadata: dict[str, Any], dataset: str) -> dict[str, Any]:
     """Return id and arguments of the environment to evaluate in; its entry point is never taken from the data."""
     text = metadata.get("eval_env_spec") or metadata.get("env_spec")
     if text is None:
-        raise DataError(f"{dataset} names no environment, so that nothing learnt from it can be evaluated.")
+        raise DataError(f"{dataset} names no environment, so models trained on it cannot be evaluated.")
     spec = json.loads(str(text))
     env_id, kwargs = canonical_id(str(spec["id"])), dict(spec.get("kwargs") or {})
     if ":" in env_id:
-        raise DataError(f"{dataset} wants to import {env_id.partition(':')[0]} for its environment; that is refused.")
+        raise DataError(f"{dataset} would import {env_id.partition(':')[0]} for its environment; that is refused.")
     return {"id": env_id, "kwargs": kwargs}
 
 

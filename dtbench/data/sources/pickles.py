@@ -31,7 +31,7 @@ class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise DataError(
-                f"it wants to load {module}.{name}, which is no array: a pickle can run any code, and this one is not "
+                f"it would load {module}.{name}, which is not an array: a pickle can run any code, and this one is not "
                 "a file of trajectories. Do not open it elsewhere either"
             )
         return super().find_class(module, name)
@@ -51,11 +51,15 @@ def read_pickle(path: Path) -> Iterator[Episode]:
     except DataError as error:
         raise DataError(f"{path} is refused: {error}.") from error
     except Exception as error:
-        raise DataError(f"{path} is not a readable pickle ({error}); fetch or write it again.") from error
+        raise DataError(f"{path} is not a readable pickle ({_one_line(error)}); download or write it again.") from error
     if not isinstance(trajectories, list) or not trajectories:
         raise DataError(f"{path} does not hold a list of trajectories, as kzl's gym/data files do.")
     for index, trajectory in enumerate(trajectories):
         yield _episode(path, index, trajectory)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _episode(path: Path, index: int, trajectory: Any) -> Episode:

@@ -70,7 +70,7 @@ def _blocks(
         try:
             return worker.roll_out(shard)
         finally:
-            free.put(worker)  # a dead one, too: who waits for a worker must not wait for ever
+            free.put(worker)  # a dead one, too, or a thread might wait for a worker for ever
 
     for block in threads.map(roll_out, shards):
         raise_if_stopped()

@@ -30,7 +30,7 @@ def test_levels_are_what_the_names_say(name):
     entry = environment(name)
     scores = {snapshot["step"]: snapshot["normalized_mean"] for snapshot in entry["snapshots"]}
     medium, expert, replay = (entry["levels"][level] for level in ("medium", "expert", "replay"))
-    assert 0.35 <= scores[medium[0]] <= 0.60  # the range for medium
+    assert 0.35 <= scores[medium[0]] <= 0.60  # about the scores of D4RL's medium policies
     assert scores[expert[0]] == max(scores.values())
     assert len(entry["snapshots"]) >= 12
     assert replay == sorted(replay)

@@ -163,7 +163,7 @@ def test_truncated_hdf5_is_refused(tmp_path):
     file = write(tmp_path / "f.hdf5", columns(4000))
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"not a whole HDF5 file .*fetch it again"):
+    with pytest.raises(DataError, match=r"not a whole HDF5 file .*download it again"):
         d4rl.import_file(file, ID)
     file.write_bytes(b"<html>not found</html>")
     with pytest.raises(DataError, match="not a whole HDF5 file"):
@@ -262,7 +262,7 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (pickle.dumps([Evil()]), "wants to load (posix|nt).system"),
+        (pickle.dumps([Evil()]), "would load (posix|nt).system"),
         (pickle.dumps([1, 2]), "observations is missing"),
         (pickle.dumps({"a": 1}), "does not hold a list of trajectories"),
         (pickle.dumps(trajectories())[:100], "not a readable pickle"),
@@ -387,7 +387,7 @@ def set_metadata(folder, **changes):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"total_steps": 100}, "18 steps were read, its metadata says 100; the file is incomplete"),
+        ({"total_steps": 100}, "18 steps were read, its metadata claims 100; the file is incomplete"),
         ({"minari_version": "9.9"}, "written by Minari 9.9.*pip install --upgrade minari"),
         ({"eval_env_spec": json.dumps({"id": "evil.module:Env-v0"}), "env_spec": None}, "refused"),
     ],
@@ -611,7 +611,7 @@ def test_import_info_verify_and_export(tmp_path):
     file = write(tmp_path / "f.hdf5", columns())
     assert "3 episodes, 50 steps" in invoke("import", file, "--as", ID).output
     assert "d4rl/hopper-medium-v2" in invoke("info", ID).output
-    assert "the content is what the fingerprint says" in invoke("verify", ID).output
+    assert "the content matches the fingerprint" in invoke("verify", ID).output
     out = tmp_path / "again.hdf5"
     assert invoke("export", ID, "--format", "d4rl", "--out", out).exit_code == 0
     assert d4rl.import_file(out, ID, force=True).num_steps == 50

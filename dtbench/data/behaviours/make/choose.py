@@ -2,12 +2,15 @@
 
     python -m dtbench.data.behaviours.make.choose runs/hopper runs/halfcheetah runs/walker2d
 
-Each folder holds the snapshots that `train.py` wrote. All are evaluated, acting stochastically as in the rollouts; then
-the levels are chosen as D4RL means them: `medium` is the snapshot nearest to MEDIUM normalised, of those before the
-training first passed TOO_GOOD (SAC on Hopper rises and falls: a later snapshot at the same score would put near-experts
-into medium-replay), and of those that do at least as well when they take their mean action, over STEADY_EPISODES (a
-policy whose noise keeps it on its feet would teach a deterministic one to fall); `expert` is the best one; `replay` are
-up to twelve, spread evenly from the untrained policy up to medium.
+Each folder holds the snapshots that `train.py` wrote. All are evaluated, acting stochastically as in the rollouts. Then
+D4RL's levels are chosen:
+
+* `medium` is the snapshot whose normalised score is nearest to MEDIUM, among those before the training first exceeded
+  TOO_GOOD (SAC on Hopper rises and falls: a later snapshot of the same score would put near-experts into medium-replay)
+  and among those that score at least as well with their mean action, over STEADY_EPISODES episodes (a policy that stays
+  upright only thanks to its noise would teach a deterministic one to fall);
+* `expert` is the best snapshot;
+* `replay` are up to twelve, spread evenly from the untrained policy up to medium.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from dtbench.suites.scores import ReferenceScores
 
 #: The middle of one third to one half of the expert's score.
 MEDIUM = 0.42
-#: D4RL's medium policies are worth about so much.
+#: About the range of D4RL's medium policies.
 MEDIUM_RANGE = (0.35, 0.60)
 TOO_GOOD = 0.60
 EPISODES = 20
@@ -151,11 +154,11 @@ def card(manifest: dict[str, Any]) -> str:
         "",
         "Soft Actor-Critic (stable-baselines3), trained by `python -m dtbench.data.behaviours.make.train`, chosen by",
         "`python -m dtbench.data.behaviours.make.choose`; this card is generated from `behaviours.json`. The actors",
-        f"are kept in float16. Returns are mean ± standard deviation over {EPISODES} episodes, the policy acting",
+        f"are stored in float16. Returns are mean ± standard deviation over {EPISODES} episodes, the policy acting",
         "stochastically as in the rollouts; normalised by D4RL's references (100 = D4RL's expert).",
         "",
-        "The level names are the tasks' names as D4RL means them. **They are not D4RL's policies**, and `expert` is",
-        "the best snapshot of a short training, as good as the table says and no better.",
+        "The levels have D4RL's names and meaning. **They are not D4RL's policies**: `expert` is the best snapshot of",
+        "a short training, with the score in the table.",
     ]
     for name, entry in sorted(manifest.items()):
         settings, levels = entry["settings"], entry["levels"]
@@ -188,6 +191,7 @@ def card(manifest: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Run the command."""
     """Evaluate the snapshots of the named trainings and write what is shipped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")

@@ -3,8 +3,8 @@
     python -m dtbench.data.behaviours.make.train Hopper-v5 --steps 400000 --output runs/hopper
 
 Soft Actor-Critic (Haarnoja et al., 2018) from stable-baselines3, one environment and one thread per process. Every
-`--snapshot-every` environment steps the actor is written as `step-<n>.safetensors`; `behaviours.export` evaluates the
-snapshots, picks the levels and writes the float16 files that the product ships.
+`--snapshot-every` environment steps the actor is written as `step-<n>.safetensors`; `make.choose` evaluates the
+snapshots, chooses the levels and writes the float16 files that dtbench ships.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def train(settings: SacSettings, output: Path) -> None:
 
 
 def main() -> None:
+    """Run the command."""
     """Read the settings from the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("env_id")
