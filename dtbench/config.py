@@ -329,5 +329,7 @@ def _resolve(config: DictConfig) -> RunConfig:
         resolved = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise ConfigError(f"The configuration is incomplete: {str(error).splitlines()[0]}.") from error
+    except (ValueError, TypeError) as error:  # a check of a model's own `Config`
+        raise ConfigError(f"The section model is refused by the model: {' '.join(str(error).split())}.") from error
     assert isinstance(resolved, RunConfig)
     return resolved

@@ -35,7 +35,7 @@ class Reacher2d(MujocoEnv):
         self.do_simulation(np.clip(action, -1, 1), self.frame_skip)
         reward = float(np.abs(self._tip - self._target).sum() < _NEAR)
         if self.render_mode == "human":
-            self.render()  # type: ignore[no-untyped-call]
+            self.render()
         return self._get_obs(), reward, False, False, {}
 
     @property
@@ -59,7 +59,7 @@ class Reacher2d(MujocoEnv):
             if 0.5 <= np.linalg.norm(target) <= 1:
                 break
         self.data.mocap_pos[0, :2] = target
-        self.set_state(angles, np.zeros(2))  # type: ignore[no-untyped-call]
+        self.set_state(angles, np.zeros(2))
         return self._get_obs()
 
 

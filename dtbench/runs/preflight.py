@@ -10,7 +10,9 @@ from pathlib import Path
 from dtbench.config import HardwareConfig
 from dtbench.console import err, quieten_libraries
 from dtbench.data.sources import open_store
-from dtbench.errors import ConfigError
+from dtbench.data.store import TrajectoryStore
+from dtbench.environments.make import make_environment
+from dtbench.errors import ConfigError, DtbenchError
 from dtbench.models.base import build_on_meta, estimate_memory
 from dtbench.runs.plan import RunPlan
 
@@ -55,7 +57,16 @@ def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
         seen.add(key)
         store = open_store(plan.source, plan.task.sources[plan.source], plan.config.data.steps)
         dims = model_dims(plan.task, store)
-        module = build_on_meta(plan.model.load(), plan.config, dims)
+        _check_environment(plan, store)
+        try:
+            module = build_on_meta(plan.model.load(), plan.config, dims)
+        except DtbenchError:
+            raise
+        except Exception as error:  # whatever a model from outside raises
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"{plan.model.name} cannot be built for {plan.task.id}: {type(error).__name__}: {reason}"
+            ) from error
         needed = estimate_memory(module, plan.config, dims)
         worst = max(worst, needed)
         if total is not None and needed > _USABLE * total:
@@ -75,6 +86,25 @@ def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
         )
     err.print(f"{fitting} runs side by side instead of {jobs}, so that their memory suffices", markup=False)
     return fitting
+
+
+def _check_environment(plan: RunPlan, store: TrajectoryStore) -> None:
+    """Make the task's environment once, and compare its spaces with the data's.
+
+    Raises:
+        ConfigError: it cannot be made, or shows or takes other numbers than the data have.
+    """
+    own = plan.source == "minari"  # Minari's datasets name their own environment
+    env_id = str(store.metadata["env_id"]) if own else plan.task.environment(plan.source)
+    env = make_environment(env_id, kwargs=store.metadata.get("env_kwargs", {}) if own else {})
+    shapes = {"observations": env.observation_space.shape, "actions": env.action_space.shape}
+    env.close()
+    for name, width in (("observations", store.observation_dim), ("actions", store.action_dim)):
+        if shapes[name] != (width,):
+            raise ConfigError(
+                f"{env_id} has {name} of shape {shapes[name]}, the data of {plan.task.id} have ({width},); "
+                "use the environment that the data come from."
+            )
 
 
 def total_memory() -> int | None:

@@ -58,7 +58,7 @@ class RunRecord:
         """
         try:
             record: RunRecord = parse(cls, json.loads(folder.record.read_text(encoding="utf-8")), str(folder.record))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigError(
                 f"{folder.path} is not the folder of a run (it has no {folder.record.name}): name …/seed-<n>."
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ def evaluate_again(
     """
     from dtbench.evaluation.rollout import evaluate
 
+    if not all(math.isfinite(target) for target in targets):
+        raise ConfigError("A return target must be a finite number.")
     run = open_run(folder)
     rows = []
     for target in targets or [run.record.task.score_target]:

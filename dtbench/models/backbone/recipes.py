@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from dtbench import atomic
 from dtbench.console import err
 from dtbench.determinism import one_thread
-from dtbench.errors import ConfigError
+from dtbench.errors import ConfigError, DataError
 from dtbench.locks import lock
 from dtbench.models.backbone.markov_chain import entropy_perplexity, markov_batches, transition_matrix
 from dtbench.models.backbone.pretrain import (
@@ -62,6 +62,8 @@ def make_text_backbone(
     whole = read_text(text)
     _keep_text(whole, work)
     train_text, held_out = split_text(whole, _HELD_OUT)
+    if not train_text.strip() or not held_out.strip():
+        raise DataError(f"The text {text} is too short: it must have lines to train on and others to measure on.")
     tokenizer_file, tokens_file = work / TOKENIZER_FILE, work / "tokens.npy"
     if not tokens_file.is_file():
         tokenizer = train_tokenizer(train_text, settings.vocabulary)
