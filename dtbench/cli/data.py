@@ -216,7 +216,9 @@ def _local_datasets(suite: str, tasks: list[str]) -> list[str]:
 
     listed = [task.sources["local"] for task in load_suite(suite).select(split(tasks)) if "local" in task.sources]
     if not listed:
-        raise ConfigError(f"Suite {suite} has no datasets of these tasks that can be built locally.")
+        raise ConfigError(
+            f"Suite {suite} has no datasets that can be built locally{' for these tasks' if tasks else ''}."
+        )
     return list(dict.fromkeys(listed))
 
 

@@ -120,7 +120,7 @@ def import_folder(
             the dataset is imported already from other content.
     """
     if not (folder / "data").is_dir():
-        raise DataError(f"{folder} is not a Minari dataset: it has no folder `data`.")
+        raise DataError(f"{folder} is not a whole Minari dataset: it has no folder `data`.")
     sha256 = sha256_of(folder / "data")
     found = None if force else locate(dataset)
     if found is not None:
