@@ -14,12 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 from dtbench.cli.app import app
-from dtbench.errors import ConfigError, SourceError
+from dtbench.errors import ConfigError, SourceError, UnknownNameError
 from dtbench.results.schema import INTERRUPTED
-from dtbench.runs import training
-from dtbench.runs.execute import execute
+from dtbench.runs import live, training
+from dtbench.runs.execute import execute, run
+from dtbench.runs.folder import Progress
 from dtbench.runs.plan import RunRequest, plan_runs
-from tests.commands import LONG, RUN, TASK, dtbench, main, only_result, process, results, start, wait_until
+from dtbench.suites.suites import Suite, load_suite
+from tests.commands import LONG, RESULTS, RUN, TASK, dtbench, main, only_result, process, results, start, wait_until
 
 
 def test_run_records_ranks_and_skips_what_is_done(tmp_path):
@@ -295,3 +297,61 @@ def test_a_model_from_outside_follows_the_walk_of_the_readme(tmp_path):
         done = process(*RUN, "--model", wrong, "--output", tmp_path / "x", cwd=tmp_path)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False)
         assert said in done.stderr
+
+
+def own_suite() -> Suite:
+    """A suite that is in no file."""
+    shipped = load_suite("d4rl-short")
+    return Suite("mine", 3, "Built in Python.", shipped.sources, tuple(shipped.select([TASK])))
+
+
+@pytest.mark.slow
+def test_a_suite_built_in_python_runs_in_workers(tmp_path):
+    steps = ["training.steps=100", "training.context_length=5"]  # enough for a process of its own
+    summary = run(own_suite(), "bc", preset="smoke", output=tmp_path, overrides=steps)
+    assert (summary.finished, summary.failed) == (1, 0)
+    assert summary.results[0].suite.id == "mine@3"
+    assert next(tmp_path.glob(RESULTS)).parts[-6] == "mine@3"
+
+
+def test_run_has_the_defaults_of_the_request_and_refuses_what_it_does_not_know(tmp_path):
+    with pytest.raises(ConfigError, match="Name at least one model"):
+        run(own_suite(), preset="smoke", output=tmp_path)
+    with pytest.raises(UnknownNameError, match="did you mean 'preset'"):
+        run(own_suite(), "bc", presett="smoke")
+
+
+SCALED = """
+from dtbench.models.bc import BehaviourCloning
+
+
+class Scaled(BehaviourCloning):
+    window_options = {"return_scale": 7.0, "delayed_reward": True}
+"""
+
+
+def test_what_a_model_asks_of_its_windows_holds_in_evaluation_too(tmp_path):
+    (tmp_path / "scaled.py").write_text(SCALED, encoding="utf-8")
+    dtbench(*RUN, "--model", f"{tmp_path / 'scaled.py'}:Scaled", "--output", tmp_path / "out")
+    (file,) = (tmp_path / "out").rglob("run.json")
+    protocol = json.loads(file.read_text(encoding="utf-8"))["protocol"]
+    assert (protocol["return_scale"], protocol["delayed_reward"]) == (7.0, True)
+
+
+def test_without_a_terminal_lines_tell_how_far_the_runs_are(tmp_path, monkeypatch, capsys):
+    request = RunRequest(models=["bc"], preset="smoke", tasks=[TASK], output=tmp_path, source="local")
+    (plan,) = plan_runs(request)
+    assert live.describe(plan).endswith("seed 0: starting")
+    plan.folder.create()
+    plan.folder.write_progress(Progress(step=4, loss=0.5, steps_per_s=0.05))
+    monkeypatch.setattr(live, "_LINE_EVERY_S", 0.0)
+    with live.Display([plan]) as display:
+        display.show([plan])
+    assert "1/1 bc · hopper-medium · seed 0: step 4 of 10, loss 0.5, 2 min left to train" in capsys.readouterr().err
+
+
+def test_a_dry_run_estimates_the_time_of_each_run_and_of_the_whole(tmp_path):
+    text = dtbench(*RUN, "--model", "dt,cql", "--dry-run", "--output", tmp_path)
+    assert "2 runs to do" in text
+    assert text.count("(about ") == 2
+    assert not list(tmp_path.iterdir())
