@@ -14,17 +14,12 @@ PACKAGE = Path(__file__).parents[1] / "dtbench"
 #: Files that leave an encoding open still; the list only ever gets shorter.
 TO_BE_MENDED = {
     "analysis/backbone_card.py",
-    "analysis/markov_heads.py",
     "cli/models.py",
-    "models/backbone/load.py",
-    "models/backbone/pretrain.py",
-    "models/backbone/recipes.py",
-    "results/leaderboard.py",
     "results/provenance.py",
 }
 #: Names whose `open` opens no text file.
 OTHERS = {"TrajectoryStore", "os", "cls"}
-#: Calls that decode or encode text if they are asked to, or unless they are told not to.
+#: Calls that decode or encode text, always or in text mode.
 READ_OR_WRITE = {"read_text", "write_text"}
 OPEN = {"open", "fdopen", "NamedTemporaryFile", "TemporaryFile", "TextIOWrapper", "FileHandler"}
 SUBPROCESS = {"run", "Popen", "check_output", "check_call", "getoutput"}

@@ -38,7 +38,7 @@ def test_any_name_can_be_locked(tmp_path, name):
         assert lock_file(tmp_path / name).name.isascii()
 
 
-def test_who_waits_says_so_and_goes_on_afterwards(tmp_path, capsys):
+def test_a_process_that_waits_reports_it_and_continues_afterwards(tmp_path, capsys):
     done = []
 
     def second():

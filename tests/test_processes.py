@@ -49,7 +49,7 @@ def read_until(pipe: int, wanted: bytes | None) -> bytes:
 
 @pytest.mark.parametrize("parent", ["None", "int(sys.argv[2])"])
 @pytest.mark.parametrize(
-    ("before", "said"),
+    ("before", "expected"),
     [
         ("", b""),
         ("del os.pidfd_open" if hasattr(os, "pidfd_open") else "", b""),
@@ -58,7 +58,7 @@ def read_until(pipe: int, wanted: bytes | None) -> bytes:
     ],
     ids=["as it is", "by polling", "SIGTERM ignored", "SIGTERM handled"],
 )
-def test_the_child_of_a_killed_parent_ends(before, said, parent):
+def test_the_child_of_a_killed_parent_ends(before, expected, parent):
     ours, theirs = os.pipe()
     child = CHILD.format(before=before, parent=parent)
     process = subprocess.Popen([sys.executable, "-c", PARENT, child, str(theirs)], pass_fds=[theirs])
@@ -67,7 +67,7 @@ def test_the_child_of_a_killed_parent_ends(before, said, parent):
         assert read_until(ours, b"ready ") == b"ready "
         process.kill()
         process.wait()
-        assert read_until(ours, None) == said
+        assert read_until(ours, None) == expected
     finally:
         process.kill()
         process.wait()

@@ -92,7 +92,7 @@ def test_a_model_by_its_module(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("my_model.py", "needs the name of its class: my_model.py:Class"),
         ("my_model.py:", "needs the name of its class: my_model.py:Class"),
@@ -118,16 +118,16 @@ def test_a_model_by_its_module(tmp_path):
         ("", "Unknown model ''"),
     ],
 )
-def test_names_that_are_none_are_refused(tmp_path, name, said):
+def test_names_that_are_none_are_refused(tmp_path, name, expected):
     put(tmp_path / "my_model.py")
     put(tmp_path / "a-b.py")
     put(tmp_path / "notes.txt")
     (tmp_path / "folder.py").mkdir()
-    assert said in sentence(name)
+    assert expected in sentence(name)
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "expected"),
     [
         ("x = 1\nclass Mine(\n", "my_model.py, line 2: SyntaxError"),
         (
@@ -144,12 +144,12 @@ def test_names_that_are_none_are_refused(tmp_path, name, said):
     ],
 )
 @pytest.mark.parametrize("name", ["my_model:Mine", "my_model.py:Mine"])
-def test_an_error_in_the_model_is_told_with_its_line(tmp_path, name, code, said):
+def test_an_error_in_the_model_is_told_with_its_line(tmp_path, name, code, expected):
     put(tmp_path / "my_helper.py", "1 / 0\n")
     (tmp_path / "my_model.py").write_bytes(code if isinstance(code, bytes) else code.encode())
     message = sentence(name)
     assert "cannot be imported: " in message
-    assert said in message
+    assert expected in message
     put(tmp_path / "my_model.py", GOOD + "# another size\n")
     assert model_entry(name).load().__name__ == "Mine"  # nothing half-imported is left
 

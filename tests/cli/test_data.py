@@ -1,4 +1,4 @@
-"""`dtbench data …`: what was done is said, and every mistake is one sentence."""
+"""`dtbench data …`: what was done is message, and every mistake is one sentence."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def refused(capfd, *words) -> str:
     """Return the one sentence with which the program refuses a command."""
     capfd.readouterr()
     assert main("data", *words) == 2
-    said = capfd.readouterr().err
-    assert said.count("\n") == 1, said
-    return said
+    message = capfd.readouterr().err
+    assert message.count("\n") == 1, message
+    return message
 
 
 # --- importing what exists already
@@ -51,9 +51,9 @@ def test_another_file_is_not_taken_for_the_first(tmp_path, capfd, kind):
     other = write(tmp_path / "g.hdf5", columns(seed=1))
     if kind != "another file":
         other.write_bytes(b"nonsense")
-    said = refused(capfd, "import", other, "--as", ID)
-    assert f"{ID} is imported already, from other content than {other}" in said
-    assert "--force" in said
+    message = refused(capfd, "import", other, "--as", ID)
+    assert f"{ID} is imported already, from other content than {other}" in message
+    assert "--force" in message
     assert d4rl.locate(ID).fingerprint == before
     if kind == "another file":
         dtbench("data", "import", other, "--as", ID, "--force")
@@ -102,7 +102,7 @@ SMALL = ("--steps", "200")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("build d4rl-shrot", "did you mean 'd4rl-short'"),
         ("build none.yaml", "There is no file none.yaml"),
@@ -150,7 +150,7 @@ SMALL = ("--steps", "200")
         ("export a-store --format minari --as ../x-v0", "'../x-v0' is not an id of Minari's form"),
     ],
 )
-def test_every_mistake_is_one_sentence(tmp_path, monkeypatch, capfd, words, said):
+def test_every_mistake_is_one_sentence(tmp_path, monkeypatch, capfd, words, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a-file").write_text("nonsense", encoding="utf-8")
     (tmp_path / "a.pkl").write_bytes(b"nonsense")
@@ -161,7 +161,7 @@ def test_every_mistake_is_one_sentence(tmp_path, monkeypatch, capfd, words, said
     if "a-store" in words:
         shutil.copytree(local.build("hopper-medium", steps=200).path, tmp_path / "a-store")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a-store").glob("*")}
-    assert said in refused(capfd, *words.split())
+    assert message in refused(capfd, *words.split())
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "a-store").glob("*")} == before
 
 

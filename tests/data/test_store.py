@@ -205,7 +205,7 @@ def test_a_fingerprint_of_another_store_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "array", "said"),
+    ("field", "array", "message"),
     [
         ("observations", np.zeros((25, 4), np.float32), r"final_observations\.npy has shape \(4, 3\)"),
         ("observations", np.zeros(25, np.float32), "not .steps, dimensions."),
@@ -224,11 +224,11 @@ def test_a_fingerprint_of_another_store_is_refused(tmp_path):
         ("episode_offsets", np.array([0, 6, 18, 25]), r"episode_offsets\.npy has shape \(4,\)"),
     ],
 )
-def test_arrays_that_do_not_belong_together_are_refused(tmp_path, field, array, said):
+def test_arrays_that_do_not_belong_together_are_refused(tmp_path, field, array, message):
     factory.store(tmp_path / "s", lengths=(5, 1, 12, 7))
     set_metadata(tmp_path / "s", files=MISSING)
     np.save(tmp_path / "s" / f"{field}.npy", array)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         TrajectoryStore.open(tmp_path / "s")
 
 

@@ -88,7 +88,7 @@ def test_observation_is_state_then_goal_and_episodes_go_on(name):
 
 
 def test_the_ant_sees_where_it_stands():
-    """AntMaze's own observation leaves the position out; D4RL's had it in front."""
+    """AntMaze's own observation lacks the position; D4RL's has it in front."""
     env = make_environment("AntMaze_UMaze-v4")
     observation, _ = env.reset(seed=0)
     ant = env.unwrapped
@@ -124,13 +124,13 @@ def test_local_mazes_have_whole_episodes_and_a_size_of_their_own():
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_walkers_of_the_paper_take_other_points_each_time_and_then_act_at_random(seed):
-    """The published generator's rule, told from the actions: each is a PD step to a point that lies where it may."""
+    """The published generator's rule, recovered from the actions: each is a PD step to a permitted point."""
     maze, env = DTMA_MAZES["medium"], make_environment("dtbench/PointMazeDTMA-medium-v0")
     observation, _ = env.reset(seed=seed)
     act = walk_then_act_randomly(maze)(np.random.default_rng(seed))
     place = maze.centre((6, 6)) + np.random.default_rng(seed).uniform(-0.25, 0.25, size=2)
     cells = maze.path((1, 1), (6, 6))
-    arrived, told, random = False, [], []
+    arrived, targets, random = False, [], []
     for _ in range(300):
         arrived = arrived or bool(np.linalg.norm(observation[:2] - place) <= 0.5)
         action = act(observation)
@@ -138,13 +138,13 @@ def test_walkers_of_the_paper_take_other_points_each_time_and_then_act_at_random
         if arrived:
             random.append(action)
         elif (np.abs(action) < 1).all():
-            told.append(point)
+            targets.append(point)
         observation, *_ = env.step(action)
     first, between = maze.centre(cells[1]), [maze.centre(cell) for cell in cells[2:-1]]
-    for point in told:
+    for point in targets:
         in_a_box = any((point >= middle - 0.2 - 1e-4).all() and (point <= middle + 1e-4).all() for middle in between)
         assert in_a_box or np.allclose(point, first, atol=1e-4) or np.allclose(point, place, atol=1e-4)
-    assert len({tuple(np.round(point, 3)) for point in told}) >= len(cells) - 3
+    assert len({tuple(np.round(point, 3)) for point in targets}) >= len(cells) - 3
     assert len(random) > 10
     assert np.abs(np.mean(random, axis=0)).max() < 0.4
 

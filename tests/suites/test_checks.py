@@ -52,12 +52,14 @@ def changed(place, value):
     return content
 
 
-def in_task(field, value, said):
-    return pytest.param(("tasks", 1, *field.split(".")), value, f"task 'hop-2': {said}", id=f"{field}={value!r:.30}")
+def in_task(field, value, expected):
+    return pytest.param(
+        ("tasks", 1, *field.split(".")), value, f"task 'hop-2': {expected}", id=f"{field}={value!r:.30}"
+    )
 
 
-def of_suite(field, value, said):
-    return pytest.param((field,), value, said, id=f"{field}={value!r:.30}")
+def of_suite(field, value, expected):
+    return pytest.param((field,), value, expected, id=f"{field}={value!r:.30}")
 
 
 WRONG = [
@@ -136,9 +138,9 @@ def test_the_suite_that_the_mistakes_are_put_into_is_right():
     assert suite_from_dict(SUITE, "x").task("hop").targets == (1800.0,)
 
 
-@pytest.mark.parametrize(("place", "value", "said"), WRONG)
-def test_one_sentence_names_the_place(place, value, said):
-    with pytest.raises(ConfigError, match=said) as caught:
+@pytest.mark.parametrize(("place", "value", "expected"), WRONG)
+def test_one_sentence_names_the_place(place, value, expected):
+    with pytest.raises(ConfigError, match=expected) as caught:
         suite_from_dict(changed(place, value), "mine.yaml")
     message = str(caught.value)
     assert message.startswith("mine.yaml: ")
@@ -174,8 +176,12 @@ def test_any_yaml_gives_a_sentence(tmp_path, text):
 def test_files_that_are_none_are_named(tmp_path):
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "latin.yaml").write_bytes("name: é".encode("latin-1"))
-    for name, said in {"none": "There is no file", "folder": "Is a directory", "latin": "not readable YAML"}.items():
-        with pytest.raises(ConfigError, match=said):
+    for name, expected in {
+        "none": "There is no file",
+        "folder": "Is a directory",
+        "latin": "not readable YAML",
+    }.items():
+        with pytest.raises(ConfigError, match=expected):
             load_suite(str(tmp_path / f"{name}.yaml"))
 
 

@@ -191,10 +191,10 @@ def test_data_of_another_environment_fail_the_run_with_a_reason(tmp_path):
 def test_minari_asked_for_without_a_network_fails_at_once(tmp_path):
     words = ["run", "--suite", "d4rl-long", "--model", "dt", "--source", "minari", "-o", str(tmp_path)]
     done = CliRunner().invoke(cli.app, words)
-    said = str(done.exception)
-    assert "huggingface.co cannot be reached" in said
-    assert "dtbench data import FILE --as D4RL/pointmaze/umaze-v2" in said
-    assert "--source local" in said
+    message = str(done.exception)
+    assert "huggingface.co cannot be reached" in message
+    assert "dtbench data import FILE --as D4RL/pointmaze/umaze-v2" in message
+    assert "--source local" in message
     done = CliRunner().invoke(cli.app, [*words, "--task", "pointmaze-dtma-u"])
     assert "Task pointmaze-dtma-u has no dataset from 'minari'; it has local." in str(done.exception)
 

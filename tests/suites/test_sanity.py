@@ -131,7 +131,7 @@ def test_every_model_is_expected_something_of_on_every_task():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "error", "said"),
+    ("wrong", "error", "message"),
     [
         ("{task: nowhere, reason: x, better: [dt], worse: [bc]}", ConfigError, "Unknown task 'nowhere'"),
         ("{task: bandit-chain, reason: x, better: [dt]}", ConfigError, "give better and worse, or tracks_target"),
@@ -139,13 +139,13 @@ def test_every_model_is_expected_something_of_on_every_task():
         ("{task: bandit-chain, reason: x, best: [dt]}", ConfigError, "unknown field 'best'"),
     ],
 )
-def test_wrong_expectations_are_named(tmp_path, wrong, error, said):
+def test_wrong_expectations_are_named(tmp_path, wrong, error, message):
     from pathlib import Path
 
     text = Path(SUITE.file).read_text()
     file = tmp_path / "own.yaml"
     file.write_text(text[: text.index("expected:")] + f"expected:\n  - {wrong}\n")
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         load_suite(str(file))
 
 

@@ -142,7 +142,7 @@ def spoil(content, how):
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("a missing key", "has no 'rewards'; it holds actions,"),
         ("NaN", "hopper-medium-v2, episode 1: observations has nan at step 3"),
@@ -152,9 +152,9 @@ def spoil(content, how):
         ("no ends", "neither terminals nor timeouts"),
     ],
 )
-def test_bad_hdf5_is_refused_and_nothing_is_left(tmp_path, how, said):
+def test_bad_hdf5_is_refused_and_nothing_is_left(tmp_path, how, message):
     file = write(tmp_path / "f.hdf5", spoil(columns(), how))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         d4rl.import_file(file, ID)
     assert nothing_is_left(tmp_path / "home")
 
@@ -183,7 +183,7 @@ def test_no_permission_is_said(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
-    """A write that finds no room: the half-written store is taken away, and the user is told."""
+    """A write that finds no room: the half-written store is removed, and a sentence names the reason."""
     file = write(tmp_path / "f.hdf5", columns())
 
     def full(self, *args):
@@ -260,7 +260,7 @@ class Evil:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (pickle.dumps([Evil()]), "would load (posix|nt).system"),
         (pickle.dumps([1, 2]), "observations is missing"),
@@ -269,12 +269,12 @@ class Evil:
         (pickle.dumps([{**trajectories()[0], "rewards": np.zeros(3)}]), "observations has 5 steps, rewards 3"),
     ],
 )
-def test_bad_pickles_are_refused(tmp_path, content, said):
+def test_bad_pickles_are_refused(tmp_path, content, message):
     from pathlib import Path
 
     file = tmp_path / "t.pkl"
     file.write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         d4rl.import_file(file, ID)
     assert not Path("/tmp/dtbench-was-here").exists()
     assert nothing_is_left(tmp_path / "home")
@@ -385,21 +385,21 @@ def set_metadata(folder, **changes):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"total_steps": 100}, "18 steps were read, its metadata claims 100; the file is incomplete"),
         ({"minari_version": "9.9"}, "written by Minari 9.9.*pip install --upgrade minari"),
         ({"eval_env_spec": json.dumps({"id": "evil.module:Env-v0"}), "env_spec": None}, "refused"),
     ],
 )
-def test_bad_minari_is_refused(tmp_path, change, said):
+def test_bad_minari_is_refused(tmp_path, change, message):
     folder = a_minari_dataset()
     if "eval_env_spec" in change:
         spec = copy.deepcopy(gym.spec("Hopper-v5"))
         spec.entry_point = "os:system"
         change = {"eval_env_spec": spec.to_json().replace('"Hopper-v5"', '"evil.module:Env-v0"')}
     set_metadata(folder, **change)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         minari_source.build("own/plain-v0")
     assert nothing_is_left(tmp_path / "home")
 
@@ -486,10 +486,10 @@ def test_auto_takes_what_is_on_disk_then_local(tmp_path):
 def test_a_task_without_data_says_the_ways_out():
     task = load_suite("d4rl-long").task("antmaze-umaze")
     assert resolve_sources([task], ("minari", "local")) == {}
-    said = unavailable_message(task)
+    message = unavailable_message(task)
     for part in ("huggingface.co cannot be reached", "data fetch D4RL/antmaze/umaze-v1", "data import FILE --as"):
-        assert part in said
-    assert "--source local" not in said
+        assert part in message
+    assert "--source local" not in message
     with pytest.raises(SourceError, match="cannot be reached"):
         resolve_sources([task], ("minari",), "minari")
     with pytest.raises(SourceError, match=r"--source local"):

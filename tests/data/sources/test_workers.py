@@ -73,18 +73,18 @@ def test_an_interrupted_build_leaves_nothing(home, building, number, everybody, 
     """Neither a traceback, nor a folder, nor a process: the workers hold the pipe that is read to its end here."""
     wait_until(lambda: MOMENTS[moment](home), building)
     (os.killpg if everybody else os.kill)(building.pid, number)
-    _, said = building.communicate(timeout=60)
+    _, message = building.communicate(timeout=60)
     assert building.returncode == 128 + number
-    assert "Traceback" not in said
-    assert said.strip().splitlines()[-1].startswith(f"dtbench: interrupted by {number.name}")
+    assert "Traceback" not in message
+    assert message.strip().splitlines()[-1].startswith(f"dtbench: interrupted by {number.name}")
     assert list(folder_of(home).iterdir()) == []
 
 
 def test_workers_end_with_a_killed_parent_and_the_next_build_tidies_up(home, building):
     wait_until(lambda: has_a_shard(home), building)
     building.kill()
-    _, said = building.communicate(timeout=60)  # returns when no process holds the pipe any more
-    assert "Traceback" not in said
+    _, message = building.communicate(timeout=60)  # returns when no process holds the pipe any more
+    assert "Traceback" not in message
     assert has_begun(home)
     local.build(DATASET, steps=300)
     assert [path.name for path in folder_of(home).iterdir()] == [f"{DATASET}-r1-300-s0"]
