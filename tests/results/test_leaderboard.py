@@ -6,13 +6,15 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import scipy.stats
 from typer.testing import CliRunner
 
 from dtbench.cli import app as cli
+from dtbench.cli.output import echo_json
 from dtbench.errors import ResultError, UnknownNameError
-from dtbench.results import leaderboard, stats
+from dtbench.results import leaderboard, plots, stats
 from dtbench.results.compare import compare
 from dtbench.results.files import scan
 from dtbench.results.schema import EpisodeScores, ErrorRecord
@@ -254,3 +256,15 @@ def test_empty_and_missing_folders_are_named(tmp_path):
         render(tmp_path)
     with pytest.raises(ResultError, match="no folder"):
         render(tmp_path / "nowhere")
+
+
+def test_a_dollar_sign_in_a_name_is_not_mathematics(tmp_path):
+    scores = {"my$model_{$": np.array([[0.1, 0.2], [0.3, 0.4]])}
+    for number, draw in enumerate((plots.intervals, plots.profile)):
+        draw(scores, tmp_path / f"{number}.svg")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_json_for_programs_holds_no_nan(capsys):
+    echo_json({"return": float("nan"), "steps": [1, float("inf")]})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"return": "nan", "steps": [1, "inf"]}
