@@ -25,8 +25,8 @@ pipe = int(sys.argv[1])
 {before}
 from dtbench.processes import end_with_parent
 end_with_parent({parent})
-os.write(pipe, b"ready ")
 try:
+    os.write(pipe, b"ready ")
     time.sleep(600)
     time.sleep(600)
 except KeyboardInterrupt:
