@@ -289,7 +289,7 @@ COMMANDS = {
     "data import {tmp}/binary --as hopper-medium-v2": "binary",
     "data import {tmp}/file --as hopper-medium-v9": "hopper-medium-v9",
     "data import {tmp}/hostile.pkl --as hopper-medium-v2": "hostile.pkl",
-    "data import {tmp}/empty --as D4RL/pen/human-v2": "not a Minari dataset",
+    "data import {tmp}/empty --as D4RL/pen/human-v2": "Minari dataset: it has no folder",
     "data export hopper-medium --format csv": "--format",
     "data export hopper-medium --steps 4000 --format d4rl": "--out",
     "data export hopper-medium --steps 77 --format minari": "is not built",
