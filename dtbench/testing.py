@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 import os
 import random
@@ -34,7 +35,7 @@ from dtbench.data.store import TrajectoryStore, build_store
 from dtbench.data.windows import WindowOptions
 from dtbench.errors import DtbenchError
 from dtbench.models.base import OfflineModule, SequencePolicy, Window
-from dtbench.registry import model_entry
+from dtbench.registry import FILE_MODULES, model_entry
 from dtbench.suites.suites import load_suite
 
 #: Dimensions of the data that models are checked on.
@@ -70,7 +71,7 @@ class Subject:
         """Compose the configuration of a model at the preset `smoke`.
 
         Args:
-            model: a name, `package.module:Class`, or the class itself.
+            model: a name, `package.module:Class`, `FILE.py:Class`, or the class itself.
             overrides: `section.key=value`, as `--set`.
 
         Raises:
@@ -79,16 +80,25 @@ class Subject:
         """
         if isinstance(model, str):
             entry = model_entry(model)
-            subject = cls(model, entry.load(), _smoke_config(entry.settings, overrides))
+            target = entry.name if entry.is_ours else entry.target
+            subject = cls(target, entry.load(), _smoke_config(entry.settings, overrides))
         else:
-            config = _smoke_config(ModelSettings(model.__name__, model.Config), overrides)
-            subject = cls(f"{model.__module__}:{model.__qualname__}", model, config)
+            settings = ModelSettings(model.__name__, model.Config)
+            subject = cls(_target(model), model, _smoke_config(settings, overrides))
         subject.model.prepare(subject.config.model)
         return subject
 
     def build(self, seed: int = 0) -> OfflineModule:
         """Build the model with new weights."""
         return self.model(self.config, DIMS, seed)
+
+
+def _target(model: type[OfflineModule]) -> str:
+    """Return how another process finds a class."""
+    place = model.__module__
+    if place.startswith(FILE_MODULES):
+        place = inspect.getfile(model)
+    return f"{place}:{model.__qualname__}"
 
 
 def _smoke_config(settings: ModelSettings, overrides: Sequence[str]) -> RunConfig:
@@ -126,7 +136,7 @@ def check_model(model: str | type[OfflineModule], folder: Path, overrides: Seque
     """Run the whole contract over one model and stop at the first broken promise.
 
     Args:
-        model: a name, `package.module:Class`, or the class itself.
+        model: a name, `package.module:Class`, `FILE.py:Class`, or the class itself.
         folder: an empty folder for data and checkpoints.
         overrides: `section.key=value`, as `--set`.
 

@@ -1,4 +1,4 @@
-"""Layers of configuration: who wins, what is refused and how it is said, and what makes two configurations equal."""
+"""Layers of configuration: which wins, which mistakes are refused and how, and when two configurations are equal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_shipped_configuration_loads(model, preset, suite):
 
 
 def test_dt_defaults_are_the_papers():
-    """facts/methods.md §1.1 and §1.3, from kzl/decision-transformer, gym/experiment.py."""
+    """From kzl/decision-transformer, gym/experiment.py."""
     config = build(model="dt", preset="paper")
     model = config.model
     assert (model.layers, model.heads, model.width, model.activation, model.dropout) == (3, 1, 128, "relu", 0.1)
@@ -44,7 +44,7 @@ def test_dt_defaults_are_the_papers():
 
 
 def test_gpt2_dtma_defaults_are_the_papers():
-    """facts/methods.md §4.4, from Markov-Head-Offline-RL: run.sh, experiment.py."""
+    """From Markov-Head-Offline-RL: run.sh, experiment.py."""
     config = build(preset="paper")
     assert (config.model.backbone, config.model.gate_every, config.model.dropout) == ("gpt2", 20, 0.1)
     assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-4, 1e-5)
@@ -78,7 +78,7 @@ def test_later_layers_win(tmp_path):
 
 
 def test_seedlike_zero_and_false_are_values(tmp_path):
-    """Footgun 11: False is False and 0 is 0, not 'nothing given'."""
+    """`if value:` instead of `if value is not None:` would lose them."""
     config = build("data.normalize_states=False", "optimizer.gradient_clip=0", "optimizer.warmup_steps=0")
     assert config.data.normalize_states is False
     assert config.optimizer.gradient_clip == 0

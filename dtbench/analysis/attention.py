@@ -21,7 +21,7 @@ _PER_BATCH = 256
 
 
 class WindowRecorder:
-    """A policy that acts like another and keeps every `every`-th window that it saw, at most `limit`."""
+    """A policy that acts like another one and keeps every `every`-th batch of windows, about `limit` at most."""
 
     def __init__(self, module: OfflineModule, every: int = 10, limit: int = 2000) -> None:
         self.module, self.context_length = module, module.context_length
@@ -30,6 +30,7 @@ class WindowRecorder:
         self._calls = self._kept = 0
 
     def act(self, window: Window) -> Tensor:
+        """Return the actions of the recorded policy."""
         if self._calls % self.every == 0 and self._kept < self.limit:
             self.windows.append({name: value.clone() for name, value in window.items()})
             self._kept += len(window["padding_mask"])
@@ -40,7 +41,7 @@ class WindowRecorder:
 def record_windows(
     module: OfflineModule, protocol: EvaluationProtocol, target: float, episodes: int, seed: int = 0
 ) -> list[Window]:
-    """Let the policy act in its environment and return windows that it saw, on the way."""
+    """Let the policy act in its environment and return some of the windows it acted on."""
     recorder = WindowRecorder(module)
     evaluate(recorder, protocol, target, episodes, seed)
     return recorder.windows
@@ -60,7 +61,7 @@ def attention_figures(module: OfflineModule, windows: list[Window]) -> list[dict
     """
     trunk = getattr(module, "trunk", None)
     if not isinstance(trunk, Trunk) or not all(isinstance(block.mixer, Attention) for block in trunk.blocks):
-        raise ConfigError(f"{type(module).__name__} has no attention to look at.")
+        raise ConfigError(f"{type(module).__name__} has no attention.")
     sums: dict[int, dict[str, Tensor]] = {}
     count = sum(len(window["padding_mask"]) for window in windows)
     merged = {name: torch.cat([window[name] for window in windows]) for name in windows[0]}

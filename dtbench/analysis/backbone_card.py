@@ -13,7 +13,7 @@ from dtbench.analysis.markov_heads import analyze_layers, load_layers
 
 def backbone_card(folder: Path) -> str:
     """Render `card.json` of a backbone's folder, and the figures of its heads, as markdown."""
-    card = json.loads((folder / "card.json").read_text())
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     content = analyze_layers(*load_layers(str(folder)))
     settings: dict[str, Any] = card["settings"]
     size = (

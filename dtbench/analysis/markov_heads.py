@@ -1,4 +1,4 @@
-"""Markov heads (arXiv 2409.06985): heads whose W_q W_kᵀ has a positive diagonal that dwarfs the rest.
+"""Markov heads (arXiv 2409.06985): heads whose W_q W_kᵀ has a positive, dominating diagonal.
 
 Such a head attends to its own token, whatever the embeddings are. The paper does not state its threshold, so both
 figures are reported for every head and both thresholds are options.
@@ -17,7 +17,7 @@ from dtbench.models.backbone.load import find_files, gpt2_trunk_config, read_jso
 from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.trunk import Trunk
 
-#: The five heads of GPT-2's layer 0 that the paper's code singles out have at least 0.978 and 3.7; the best other head
+#: The five heads of GPT-2's layer 0 that the paper's code names have at least 0.978 and 3.7; the best other head
 #: of that layer with a positive diagonal has 0.559 and 1.3.
 POSITIVE, RATIO = 0.95, 3.0
 
@@ -49,11 +49,11 @@ def figures(matrix: Tensor) -> HeadFigures:
     """Measure one A_h, (width, width).
 
     Raises:
-        ConfigError: the matrix has no finite ratio: it is 1 × 1, not finite, or 0 beside its diagonal.
+        ConfigError: the matrix has no finite ratio: it is 1 × 1, not finite, or 0 off its diagonal.
     """
     diagonal, size = matrix.diagonal(), len(matrix)
     if size < 2 or not bool((matrix - matrix.diag().diag()).any()) or not bool(matrix.isfinite().all()):
-        raise ConfigError("The weights of a head are not finite, or 0 beside the diagonal: it has no figures.")
+        raise ConfigError("The weights of a head are not finite, or 0 off the diagonal, so that it has no ratio.")
     off = (matrix.abs().sum() - diagonal.abs().sum()) / (size * (size - 1))
     return HeadFigures(float((diagonal > 0).double().mean()), float(diagonal.abs().mean() / off))
 
@@ -100,7 +100,7 @@ def load_layers(what: str, heads: int | None = None) -> tuple[list[LayerWeights]
 
     Args:
         what: a backbone's name or folder, or a file.
-        heads: heads per layer; needed for a safetensors file without a `config.json` beside it, unless its width is a
+        heads: heads per layer; needed for a safetensors file without a `config.json`, unless its width is a
             multiple of 64, GPT-2's own head width.
 
     Raises:

@@ -13,7 +13,7 @@ from dtbench.cli.output import Json, Overrides, echo_json
 
 
 def check_model(
-    model: Annotated[str, typer.Argument(help="A model by name, or package.module:Class.")],
+    model: Annotated[str, typer.Argument(help="A model's name, package.module:Class, or FILE.py:Class.")],
     set_: Overrides = [],  # noqa: B006
     json_: Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dtbench import atomic
 from dtbench.cli.output import Json
 from dtbench.errors import ConfigError
 
@@ -24,11 +25,11 @@ def markov_heads(
     ],
     positive: Annotated[float, typer.Option(help="A Markov head's least share of positive diagonal entries.")] = 0.95,
     ratio: Annotated[float, typer.Option(help="A Markov head's least |diagonal| / |off-diagonal|.")] = 3.0,
-    heads: Annotated[int | None, typer.Option(min=1, help="Heads per layer, where a file does not say.")] = None,
+    heads: Annotated[int | None, typer.Option(min=1, help="Heads per layer, if a file does not say.")] = None,
     plot: Plot = None,
     json_: Json = False,
 ) -> None:
-    """Tell which heads are Markov heads (arXiv 2409.06985): W_q W_kᵀ with a positive, dominating diagonal."""
+    """Show which heads are Markov heads (arXiv 2409.06985): W_q W_kᵀ with a positive, dominating diagonal."""
     from dtbench.analysis.markov_heads import analyze_layers, load_layers, module_layers
     from dtbench.runs.folder import RunFolder
     from dtbench.runs.reopen import open_run
@@ -77,7 +78,7 @@ def attention(
     plot: Plot = None,
     json_: Json = False,
 ) -> None:
-    """Let a trained policy act and tell where its heads look; the same windows through its untrained weights beside."""
+    """Show where the heads of a trained policy attend while it acts, and where they did before training."""
     from dtbench.analysis.attention import attention_figures, record_windows
     from dtbench.runs.reopen import find_run, open_run
 
@@ -129,13 +130,11 @@ def backbone_text(
     width: Annotated[int, typer.Option(min=1)] = 128,
     vocabulary: Annotated[int, typer.Option(min=300, max=65535, help="Tokens of the byte-level BPE.")] = 8192,
     repeat_share: Annotated[float, typer.Option(min=0, max=1, help="Share of sequences that repeat a stretch.")] = 0.0,
-    symmetric_heads: Annotated[
-        int, typer.Option(min=0, help="So many heads of layer 0 start with keys = queries.")
-    ] = 0,
+    symmetric_heads: Annotated[int, typer.Option(min=0, help="Heads of layer 0 that start with keys = queries.")] = 0,
     symmetric_std: Annotated[float, typer.Option(min=0, help="Standard deviation of their weights.")] = 0.02,
     measure: Annotated[list[Path], typer.Option(help="Further texts to measure perplexity on; repeatable.")] = [],  # noqa: B006
 ) -> None:
-    """Pretrain a GPT-2 and its tokenizer on a text; interrupted, the same line goes on."""
+    """Pretrain a GPT-2 and its tokenizer on a text; the same command continues an interrupted training."""
     from dtbench.console import interruptible
     from dtbench.models.backbone.pretrain import PretrainSettings
     from dtbench.models.backbone.recipes import make_text_backbone
@@ -169,7 +168,7 @@ def backbone_synthetic(
     from dtbench.models.backbone.recipes import SyntheticOptions, make_synthetic_backbone
 
     if output.exists():
-        raise ConfigError(f"{output} exists already.")
+        raise ConfigError(f"{output} exists already; choose another --output.")
     with interruptible():
         make_synthetic_backbone(SyntheticOptions(states, temperature, steps, seed), output)
     _finish(output)
@@ -179,7 +178,7 @@ def _finish(folder: Path) -> None:
     from dtbench.analysis.backbone_card import backbone_card
 
     text = backbone_card(folder)
-    (folder / "README.md").write_text(text)
+    atomic.write_text(folder / "README.md", text)
     typer.echo(text)
 
 

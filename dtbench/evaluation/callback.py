@@ -14,7 +14,7 @@ from dtbench.suites.scores import ReferenceScores
 
 
 class EvaluationCallback(Callback):
-    """Evaluate every `every` steps at the score target; keep the course and the best value as diagnostics.
+    """Evaluate every `every` steps at the score target; keep all values and the best one as diagnostics.
 
     `history` holds (step, mean normalised score on the 0–1 scale) and travels in the checkpoint.
     """

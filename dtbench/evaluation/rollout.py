@@ -18,28 +18,35 @@ from dtbench.determinism import one_thread
 from dtbench.environments.make import make_environment
 from dtbench.errors import DataError, DtbenchError
 
-#: Rows per forward pass. A matrix product may round differently when the number of rows changes, and a MuJoCo episode
-#: magnifies the last bit; with blocks of one size, filled up with idle rows, and one CPU thread, a row's result depends
-#: on nothing but the row, so that evaluating together or singly gives identical returns.
+#: Rows per forward pass. A matrix product may round differently for another number of rows, and a MuJoCo episode
+#: magnifies the last bit. With blocks of one size, filled up with idle rows, and one CPU thread, a row's result depends
+#: only on the row, so that evaluating episodes together or one by one gives identical returns.
 BLOCK = 10
 
 
 class Policy(Interface):
-    """What is evaluated: `OfflineModule` offers it."""
+    """What can be evaluated, e.g. an `OfflineModule`."""
 
     context_length: int
 
-    def act(self, window: dict[str, Tensor]) -> Tensor: ...
+    def act(self, window: dict[str, Tensor]) -> Tensor:
+        """Choose the actions of the last step of each window: (B, action_dim) float32."""
+        ...
 
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """How a task's environments are driven; the same scale and state normalisation as in training.
+    """How a policy is evaluated on a task: with the same scale and state normalisation as in training.
 
     Attributes:
-        state_mean, state_std: (obs_dim,) float32; observations are normalised before they enter the window.
-        delayed_reward: the return-to-go stays as it is until the episode ends, as the reward does.
-        env_kwargs: what the environment's constructor takes where the dataset's own specification says so.
+        env_id: id of the environment.
+        max_episode_steps: steps after which an episode is truncated.
+        return_scale: rewards and returns-to-go are divided by it.
+        state_mean: (obs_dim,) float32, subtracted from observations before they enter the window.
+        state_std: (obs_dim,) float32, by which they are then divided.
+        delayed_reward: whether the reward of an episode comes with its last step, so that the return-to-go does not
+            change before.
+        env_kwargs: arguments of the environment's constructor, from the dataset's own specification.
     """
 
     env_id: str
@@ -108,7 +115,7 @@ def _numbers(key: str, value: Any) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Episodes:
-    """Raw undiscounted returns (N,) float64, lengths (N,) and the seeds of the environments (N,)."""
+    """Raw undiscounted returns of N episodes, their lengths in steps, and the seeds of their environments."""
 
     returns: list[float]
     lengths: list[int]
@@ -124,15 +131,22 @@ def evaluate(
     device: torch.device | str = "cpu",
     watch: Callable[[gym.Env], None] | None = None,
 ) -> Episodes:
-    """Roll out `episodes` episodes, asking for the return `target`.
+    """Roll out exactly `episodes` episodes, the first of as many environments.
 
     The return-to-go starts at target / scale and falls by reward / scale (DT, gym/evaluate_episodes.py).
 
     Args:
-        watch: called with the first environment, which then renders, before each of its steps.
+        policy: the policy, in evaluation mode.
+        protocol: how it is evaluated.
+        target: return that the policy is asked for, in the environment's own units.
+        episodes: number of environments and of episodes.
+        seed: environment i is reset with a function of (seed, i).
+        device: device of the policy.
+        watch: called with the first environment before each of its steps; the environment then renders.
 
     Raises:
-        DataError: the environment's observations are not those of the data.
+        DataError: the environment has other observations than the data, or discrete actions.
+        DtbenchError: the policy's actions have another shape, or are not finite.
     """
     seeds = episode_seeds(seed, episodes)
     mode = None if watch is None else "rgb_array"
@@ -164,7 +178,7 @@ def _roll_out(
     if observations.shape[1:] != protocol.state_mean.shape:
         raise DataError(
             f"{protocol.env_id} gives observations of shape {observations.shape[1:]}, the data have "
-            f"{protocol.state_mean.shape}; use the environment the data come from."
+            f"{protocol.state_mean.shape}; use the environment that the data come from."
         )
     returns, lengths = np.zeros(count), np.zeros(count, dtype=int)
     to_go = np.full(count, target / protocol.return_scale)
@@ -198,7 +212,7 @@ def episode_seeds(seed: int, count: int) -> list[int]:
 
 
 class _History:
-    """Everything seen so far, with K − 1 zero pads in front: the window of step t is the slice t … t + K − 1."""
+    """All steps so far, after K − 1 zero pads: the window of step t is the slice t … t + K − 1."""
 
     def __init__(
         self, count: int, steps: int, context: int, observation_dim: int, action_dim: int, device: torch.device

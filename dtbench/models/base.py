@@ -1,4 +1,4 @@
-"""What every model shares: the contract with data, training and evaluation, and the sequence policy most models are."""
+"""What all models share: the contract with data, training and evaluation, and the body of sequence policies."""
 
 from __future__ import annotations
 
@@ -28,19 +28,23 @@ _RECENT = 100
 class OfflineModule(lightning.LightningModule):
     """A learning method: `loss` for training, `act` for evaluation.
 
+    A checkpoint stores the arguments as plain values (str, int, float, bool, list, dict and None), so that it loads
+    with `weights_only=True`; `from_checkpoint` rebuilds the model from it.
+
     Args:
         config: the run's configuration; its section `model` is an instance of this class's `Config`.
-        dims: `observation_dim`, `action_dim`, `max_timesteps` (the longest episode) as int.
+        dims: `observation_dim`, `action_dim` and `max_timesteps` (the length of the longest episode).
         seed: seeds the initial weights and everything random in training, e.g. dropout.
 
-    A checkpoint holds these arguments as plain values (str, int, float, bool, list, dict and None), so that it loads
-    with `weights_only=True`; `from_checkpoint` rebuilds the model from it.
+    Attributes:
+        options: the section `model` of the configuration.
+        context_length: K, time steps per window.
+        initial_weights: where the initial weights come from; stored in every result and shown in the leaderboard.
+        step: 0-based step of the training, for losses that change over time.
     """
 
     #: Dataclass of the section `model` of this model's configuration.
     Config: ClassVar[type]
-
-    #: The section `model` of the configuration: an instance of `Config`.
     options: Any
 
     def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
@@ -49,10 +53,9 @@ class OfflineModule(lightning.LightningModule):
         self.options = config.model
         self.optimizer_config = config.optimizer
         self.context_length = config.training.context_length
-        #: Where the initial weights come from; stored in every result and shown in the leaderboard.
         self.initial_weights = "random"
         self.seed, self.step = seed, 0
-        self.recent_losses: Tensor  # in the checkpoint, so that a resumed run ends with the same figure
+        self.recent_losses: Tensor  # part of the checkpoint, so that a resumed run ends with the same final loss
         self.register_buffer("recent_losses", torch.full((_RECENT,), torch.nan))
         torch.manual_seed(seed)  # the subclass builds its layers next
 
@@ -70,27 +73,27 @@ class OfflineModule(lightning.LightningModule):
             weights = checkpoint["state_dict"]
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{path} is not a checkpoint of a dtbench model.") from error
-        module = cls(from_dict(config, cls.Config), dims, seed)
         try:
+            module = cls(from_dict(config, cls.Config), dims, seed)
             module.load_state_dict(weights)
-        except (RuntimeError, TypeError, AttributeError) as error:
+        except (RuntimeError, TypeError, AttributeError, KeyError) as error:
             raise ConfigError(f"{path} does not hold the weights of {cls.__name__}.") from error
         return module
 
     @classmethod
     def prepare(cls, options: Any) -> None:
-        """Find, fetch or make what a run needs beside its data, e.g. pretrained weights; done once, before any run.
+        """Fetch or make what a run needs apart from its data, e.g. pretrained weights. Called once, before any run.
 
         Args:
             options: an instance of `Config`.
 
         Raises:
-            SourceError: it cannot be had.
+            SourceError: it is not available.
         """
 
     @property
     def window_options(self) -> dict[str, Any]:
-        """What this method wants otherwise in the windows (`data.windows.WindowOptions`); nothing for most."""
+        """Fields of `data.windows.WindowOptions` that this method needs to differ from the task's; none for most."""
         return {}
 
     @property
@@ -108,14 +111,21 @@ class OfflineModule(lightning.LightningModule):
         return float(self.recent_losses.nanmean())
 
     def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the scalar training loss of a batch of windows (keys and shapes: `data/windows.py`), and metrics."""
+        """Compute the training loss of a batch.
+
+        Args:
+            batch: windows, with the keys and shapes of `data.windows.Windows.gather`.
+
+        Returns:
+            The scalar loss, and metrics to log by name.
+        """
         raise NotImplementedError
 
     def act(self, window: Window) -> Tensor:
         """Choose the actions of the last step of each window.
 
         Args:
-            window: as in training, without gradients; the last step's action slot is 0 (not taken yet).
+            window: as in training; the last step's action is 0, because it is not taken yet.
 
         Returns:
             (B, action_dim) float32.
@@ -123,10 +133,11 @@ class OfflineModule(lightning.LightningModule):
         raise NotImplementedError
 
     def activation_bytes(self, batch_size: int, numbers: Numbers) -> int:
-        """Estimate what a training step keeps for its backward pass; here every linear map sees each step once."""
+        """Estimate the bytes that a forward pass keeps for the backward pass; by default every step passes once."""
         return mlp_bytes(self, batch_size * self.context_length, numbers)
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
+        """Seed the step, compute its loss and log it."""
         self.step = batch_idx
         seed_torch(self.seed, batch_idx, self.global_rank)  # dropout
         loss, metrics = self.loss(batch)
@@ -140,10 +151,11 @@ class OfflineModule(lightning.LightningModule):
         return ()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return AdamW's groups; by default one, with weight decay on all parameters as in DT's code."""
+        """Return AdamW's parameter groups; by default one, with weight decay on all parameters as in DT's code."""
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def configure_optimizers(self) -> Any:
+        """Return AdamW with a linear warm-up of the learning rate."""
         options = self.optimizer_config
         optimizer = torch.optim.AdamW(
             self.parameter_groups(),
@@ -173,7 +185,16 @@ class OfflineModule(lightning.LightningModule):
 
 @dataclass
 class SequenceConfig:
-    """Size of a trunk and what all sequence policies may choose."""
+    """Size of the trunk, and the options of all sequence policies.
+
+    Attributes:
+        layers: blocks of the trunk.
+        heads: attention heads per block.
+        width: size of a token.
+        activation: `relu`, `gelu` or `gelu_new` (GPT-2's).
+        dropout: dropout of embeddings, attention weights and residuals.
+        tanh: whether actions go through tanh, which bounds them to [−1, 1].
+    """
 
     layers: int = 3
     heads: int = 1
@@ -205,8 +226,8 @@ class SequenceConfig:
 class SequencePolicy(OfflineModule):
     """Tokens → trunk → action head on the state tokens; mean squared error over the real steps.
 
-    A subclass builds `embedding`, `trunk` and `head`; they are all that DT, GPT-2-DT, LaMo, GPT2-DTMA and DC differ in,
-    apart from which weights learn.
+    A subclass builds `embedding`, `trunk` and `head`, and `language` if it has a language loss. DT, GPT-2-DT, LaMo,
+    GPT2-DTMA and DC differ only in these parts and in which weights are trained.
     """
 
     embedding: TrajectoryEmbedding
@@ -220,7 +241,15 @@ class SequencePolicy(OfflineModule):
         self.action_error = MeanAbsoluteError()
 
     def forward(self, window: Window, select: slice = STATE_TOKENS) -> Tensor:
-        """Predict actions: (B, K, action_dim) for all state tokens, or for the selected ones."""
+        """Predict actions from the state tokens.
+
+        Args:
+            window: with the keys and shapes of `data.windows.Windows.gather`.
+            select: the state tokens to predict from.
+
+        Returns:
+            (B, K, action_dim), or fewer steps where fewer tokens are selected.
+        """
         tokens, token_mask = self.embedding(window)
         return self.head(self.trunk(tokens, token_mask, select))
 

@@ -19,9 +19,13 @@ from dtbench.models.base import OfflineModule, Window
 
 @dataclass
 class BehaviourCloningConfig:
-    """An MLP of `layers` hidden layers of `width` with ReLU; tanh where actions lie in [−1, 1].
+    """An MLP with ReLU.
 
-    `top_fraction` is the share of the trajectories to train on, best return first; 1 leaves that to the task.
+    Attributes:
+        layers: hidden layers.
+        width: units of a hidden layer.
+        tanh: whether actions go through tanh, which bounds them to [−1, 1].
+        top_fraction: share of the trajectories to train on, best return first; 1 leaves that to the task.
     """
 
     layers: int = 2

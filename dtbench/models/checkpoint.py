@@ -24,7 +24,7 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise ConfigError(f"There is no checkpoint {path}.") from error
-    except Exception as error:  # PyTorch's own message advises to run the file's code; only the kind of error is told
+    except Exception as error:  # PyTorch's own message advises to run the file's code, so only the type is shown
         raise ConfigError(
             f"{path} is not a readable checkpoint ({type(error).__name__}): it is damaged, or holds more than tensors "
             "and plain values."

@@ -19,7 +19,7 @@ from dtbench.models.base import OfflineModule, Window
 from dtbench.models.parts.memory import Numbers, mlp_bytes
 
 _LOG_STD_RANGE = (-20.0, 2.0)
-#: Actions of the data are kept off ±1, where a squashed Gaussian has no density.
+#: Actions of the data are kept away from ±1, where a squashed Gaussian has no density.
 _CLIP_ACTION = 0.999
 
 
@@ -27,21 +27,29 @@ _CLIP_ACTION = 0.999
 class CqlConfig:
     """SAC with twin critics and a conservative penalty.
 
-    The optimiser's learning rate is the critics' and that of the Lagrange multiplier; `policy_learning_rate` is the
-    policy's and that of the entropy's temperature.
+    `optimizer.learning_rate` applies to the critics and to the Lagrange multiplier.
 
     Attributes:
-        width, policy_layers, critic_layers: hidden layers of the networks.
+        width: units of a hidden layer.
+        policy_layers: hidden layers of the policy.
+        critic_layers: hidden layers of each critic.
+        policy_learning_rate: learning rate of the policy and of the entropy's temperature.
+        discount: γ.
+        target_rate: τ of the moving average that the target critics are.
         penalty_weight: α of the penalty (`cql_alpha`, `min_q_weight`).
-        sampled_actions: how many actions each of uniform, policy at s and policy at s′ gives to the penalty.
-        importance_sampling: subtract the log-densities; without it Q(s, a of the data) joins the logsumexp.
-        lagrange: learn a multiplier that holds the penalty's difference at `target_gap`.
-        max_target_backup: back up the best of `sampled_actions` next actions.
-        backup_entropy: subtract the entropy term from the target.
+        sampled_actions: actions in the penalty from each of three sources: uniform, policy at s, policy at s′.
+        temperature: T of the penalty's logsumexp.
+        importance_sampling: whether the log-densities are subtracted; without it Q(s, a of the data) joins the
+            logsumexp.
+        lagrange: whether a multiplier is learned that keeps the penalty's difference at `target_gap`.
+        target_gap: see `lagrange`.
+        max_target_backup: whether the best of `sampled_actions` next actions is backed up.
+        backup_entropy: whether the entropy term is subtracted from the target.
         clip_difference_min: lower bound of the penalty's difference, None for none.
-        clone_steps: so many first steps train the policy by cloning instead of by the critics.
-        orthogonal: orthogonal initial weights of the critics.
-        reward_scale, reward_bias: r ← scale · r + bias, on raw rewards.
+        clone_steps: number of first steps that train the policy by cloning instead of by the critics.
+        orthogonal: whether the critics' initial weights are orthogonal.
+        reward_scale: raw rewards r become reward_scale · r + reward_bias.
+        reward_bias: see `reward_scale`.
     """
 
     width: int = 256
@@ -118,9 +126,9 @@ class TwinCritics(nn.Module):
 class ConservativeQLearning(OfflineModule):
     """CQL(H) on single transitions; bootstraps through truncation, never through termination.
 
-    The losses of critics, policy, temperature and multiplier are taken at the same weights and reach disjoint
-    parameters, so their sum has one backward pass and one optimiser: the reference's updates, which also compute every
-    loss before the first of its steps. That is what makes it resume and run under DDP like every other model.
+    The losses of critics, policy, temperature and multiplier are computed at the same weights and reach disjoint
+    parameters, so that their sum needs one backward pass and one optimiser. This equals the reference, which also
+    computes every loss before its first optimiser step, and lets CQL resume and run under DDP like every other model.
     """
 
     Config = CqlConfig

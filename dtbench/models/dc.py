@@ -17,11 +17,12 @@ from dtbench.models.parts.trunk import Trunk, TrunkConfig
 
 @dataclass
 class DecisionConvFormerConfig(SequenceConfig):
-    """A trunk whose layers convolve.
+    """Size of the trunk and its convolutions.
 
     Attributes:
         window: tokens that a filter spans.
-        hybrid: the last layer attends instead (the paper's hybrid; its Atari code only). `heads` holds for it.
+        hybrid: whether the last layer attends instead (the paper's hybrid, which only its Atari code has); `heads`
+            applies to that layer only.
         projection: a linear map with dropout after each convolution (`--conv_proj` of its Atari code).
     """
 
@@ -37,7 +38,7 @@ class DecisionConvFormerConfig(SequenceConfig):
 
 
 class DecisionConvFormer(SequencePolicy):
-    """DT with per-modality causal convolutions in the place of attention."""
+    """DT with a causal convolution per kind of token instead of attention."""
 
     Config = DecisionConvFormerConfig
     options: DecisionConvFormerConfig

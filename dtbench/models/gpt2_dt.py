@@ -25,12 +25,14 @@ class Gpt2DtConfig(BackboneConfig):
     """Fully fine-tuned GPT-2.
 
     Attributes:
-        extended_positions: start the time table from the language model's positions, repeated to the longest episode.
-        shared_projections: the action head is the transposed embedding of actions, without bias.
-        alignment: pull the embedded trajectory towards the nearest of `alignment_centres` clusters of words: `cosine`
-            as the paper says, `reference` as its code computes it (the einsum never sums the feature axis), or `none`.
-            A backbone without words has nothing to align with, and the loss is left out.
-        alignment_weight: its weight at the start; it fades around step 2,500 and is gone by step 5,000.
+        extended_positions: whether the time table starts from the language model's positions, repeated to the length
+            of the longest episode.
+        shared_projections: whether the action head is the transposed embedding of actions, without bias.
+        alignment: loss that pulls the embedded trajectory towards the nearest of `alignment_centres` clusters of words:
+            `cosine` as in the paper, `reference` as in its code (whose einsum never sums the feature axis), or `none`.
+            A backbone without words has no such loss.
+        alignment_weight: its initial weight; it fades around step 2,500 and is almost 0 at step 5,000.
+        alignment_centres: number of clusters.
     """
 
     dropout: float = 0.2
@@ -125,7 +127,7 @@ def cosine_alignment(embedded: Tensor, centres: Tensor) -> Tensor:
 
 
 def reference_alignment(embedded: Tensor, centres: Tensor) -> Tensor:
-    """What the reference computes: −mean over tokens and features j of max over centres of e_j · c_j.
+    """−mean over tokens and features j of the maximum over centres of e_j · c_j, as in the reference's code.
 
     Its einsum 'iaj,bj->iabj' keeps the feature axis. The largest product is e_j times the largest c_j where e_j is
     positive, and times the smallest elsewhere.

@@ -20,10 +20,14 @@ from dtbench.models.parts.tokens import TrajectoryEmbedding
 
 @dataclass
 class Gpt2DtmaConfig(BackboneConfig):
-    """Every `gate_every`-th step updates the gate alone, the steps between everything else; 0 trains all at once.
+    """Fully fine-tuned GPT-2 with a gate on the heads of layer 0.
 
-    `gate_data`: `same` as the other steps' (the paper's D4RL code), or `held_out`: the gate's steps draw from
-    `held_out_share` of the trajectories and the others from the rest (its PointMaze code).
+    Attributes:
+        gate_every: every `gate_every`-th step updates the gate alone, the others everything else; 0 updates everything
+            in every step.
+        gate_data: `same` (the paper's D4RL code), or `held_out`: the gate's steps draw from `held_out_share` of the
+            trajectories and the others from the rest (its PointMaze code).
+        held_out_share: share of the trajectories for the gate.
     """
 
     embedding: str = "mlp"

@@ -24,9 +24,11 @@ class LamoConfig(BackboneConfig):
     """MLP embeddings and head, and a frozen GPT-2 with LoRA.
 
     Attributes:
-        trained: `lora` (low-rank updates of queries, keys and values, and their biases), `full`, or `frozen`: what of
-            the backbone learns; embeddings and head always do.
-        lora_rank: the rank for EACH of queries, keys and values.
+        trained: which weights of the backbone are trained: `lora` (low-rank updates of queries, keys and values, and
+            their biases), `full` or `frozen`. Embeddings and head are always trained.
+        lora_rank: rank of the update for each of queries, keys and values.
+        lora_alpha: updates are scaled by lora_alpha / lora_rank.
+        lora_dropout: dropout of the updates' input.
     """
 
     embedding: str = "mlp"
@@ -45,7 +47,7 @@ class LamoConfig(BackboneConfig):
 
 
 class Lamo(SequencePolicy):
-    """A language model kept as it is, but for low-rank updates of its attention, between MLPs that learn."""
+    """A frozen language model with low-rank updates of its attention, between trained MLPs."""
 
     Config = LamoConfig
     options: LamoConfig
@@ -87,9 +89,9 @@ class Lamo(SequencePolicy):
 
 
 def add_lora(trunk: nn.Module, rank: int, alpha: int, dropout: float) -> None:
-    """Put low-rank updates, scaled by alpha / rank, beside the maps of queries, keys and values of every layer.
+    """Add low-rank updates, scaled by alpha / rank, to the maps of queries, keys and values of every layer.
 
-    The trunk is frozen but for them and the biases of those maps (`bias='lora_only'` in the reference).
+    Everything else of the trunk is frozen, except the biases of those maps (`bias='lora_only'` in the reference).
 
     Raises:
         ConfigError: the backbone has no such maps.

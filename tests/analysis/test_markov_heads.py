@@ -23,7 +23,7 @@ from dtbench.errors import ConfigError
 from dtbench.testing import build_model, model_config
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "gpt2" / "gpt2-small-attention.fp16.safetensors"
-#: shared/facts/markov_heads.md: (positive, ratio) of layer 0's heads 0 … 11.
+#: (positive, ratio) of the heads 0 … 11 of GPT-2's layer 0, computed from its weights with NumPy.
 LAYER_0 = [
     (0.225, 1.8), (0.982, 8.2), (0.289, 1.7), (0.997, 4.9), (0.990, 3.7), (0.978, 9.8),
     (0.251, 1.8), (0.128, 3.3), (0.227, 1.9), (0.090, 7.4), (0.992, 9.3), (0.559, 1.3),
@@ -36,7 +36,7 @@ def analyze(*words: object, expect: int = 0) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.skipif(not REAL.is_file(), reason="needs GPT-2's attention weights at ../shared/gpt2")
+@pytest.mark.skipif(not REAL.is_file(), reason="needs GPT-2's attention weights, which are not part of the repository")
 def test_real_gpt2_has_the_five_markov_heads_of_the_paper():
     layers = analyze(REAL)["layers"]
     heads = layers[0]["heads"]
@@ -120,7 +120,7 @@ def test_what_is_not_there_or_no_gpt2_is_one_sentence(tmp_path):
         ({"h.0.attn.c_attn.weight": torch.ones(24, 72)}, 5, "a width of 24 cannot be split into 5 heads"),
         ({f"h.{i}.attn.c_attn.weight": torch.ones(64 * (i + 1), 192 * (i + 1)) for i in range(2)}, 1, "widths"),
         ({"h.0.attn.c_attn.weight": torch.ones(64, 192), "h.0.ln_1.weight": torch.ones(3)}, 1, "shapes"),
-        ({"h.0.attn.c_attn.weight": torch.zeros(64, 192)}, 1, "0 beside the diagonal"),
+        ({"h.0.attn.c_attn.weight": torch.zeros(64, 192)}, 1, "0 off the diagonal"),
         ({"h.0.attn.c_attn.weight": torch.full((64, 192), float("nan"))}, 1, "not finite"),
         ({"words": torch.ones(3)}, None, "not attention weights of a GPT-2"),
     ],

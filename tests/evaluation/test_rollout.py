@@ -35,7 +35,7 @@ def policy(**config) -> DecisionTransformer:
 
 
 def singly(model, protocol: EvaluationProtocol, target: float, seed: int) -> tuple[float, int]:
-    """Evaluate one episode by hand: lists, a window built anew each step, gymnasium stepped singly."""
+    """Evaluate one episode by hand: lists, a new window for each step, gymnasium stepped one by one."""
     env = gym.make(protocol.env_id, max_episode_steps=protocol.max_episode_steps)
     observation, _ = env.reset(seed=seed)
     states, actions, to_go, rewards = [], [], [target / protocol.return_scale], []
@@ -78,7 +78,7 @@ def one_thread():
 
 @pytest.mark.parametrize("delayed", [False, True])
 def test_equals_gymnasium_stepped_singly(delayed, one_thread):
-    """Footguns 12 and 17: the same returns and lengths, episode by episode, from a hand-written loop."""
+    """The same returns and lengths, episode by episode, as from a hand-written loop."""
     protocol, model = replace(HOPPER, delayed_reward=delayed), policy()
     done = evaluate(model, protocol, target=3600, episodes=4, seed=0)
     for index, seed in enumerate(done.seeds):

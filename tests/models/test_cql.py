@@ -138,11 +138,11 @@ def test_loss_is_the_equation(draws, options):
     else:
         conservative = o.penalty_weight * difference.sum()
     expected = policy_loss + alpha_loss + td.mean(axis=1).sum() + conservative
-    assert total.item() == pytest.approx(expected, rel=1e-6)  # the issue's bound
+    assert total.item() == pytest.approx(expected, rel=1e-6)  # float64; the loop sums in another order
 
 
 def test_each_loss_reaches_its_own_parameters_only():
-    """Footgun 14: no gradient from the critics' loss into the policy, nor from the policy's into the critics."""
+    """There is no gradient from the critics' loss into the policy, nor from the policy's into the critics."""
     module, batch = build(), transitions()
     o, a, r, o2 = (batch[name][:, 0] for name in ("observations", "actions", "rewards", "next_observations"))
     td, difference = module.critic_losses(o, a, r, o2, torch.zeros(N, dtype=torch.float64), torch.tensor(1.0))

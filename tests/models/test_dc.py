@@ -64,7 +64,7 @@ def test_one_layer_sees_two_time_steps_back():
         gradient = window[name].grad.reshape(steps, -1).abs().sum(dim=1)
         return [steps - 1 - step for step in range(steps) if gradient[step] > 0]
 
-    # facts: at s_t one layer sees exactly a_{t−2}, R̂_{t−1}, s_{t−1}, a_{t−1}, R̂_t, s_t
+    # A filter of six tokens at s_t sees exactly a_{t−2}, R̂_{t−1}, s_{t−1}, a_{t−1}, R̂_t, s_t
     assert (seen("observations"), seen("actions"), seen("returns_to_go")) == ([1, 0], [2, 1], [1, 0])
 
 

@@ -50,7 +50,7 @@ def test_reference_alignment_is_the_references_einsum():
 
 
 def test_schedule_is_the_papers():
-    # facts: about 1 early, 0.5 at step 2,500, about 0.007 at 5,000
+    # 1 / (1 + exp(−((5000 − step) / 500 − 5)))
     assert alignment_schedule(0) == pytest.approx(1 / (1 + math.exp(-5)))
     assert alignment_schedule(2500) == pytest.approx(0.5)
     assert alignment_schedule(5000) == pytest.approx(0.0067, abs=1e-4)

@@ -33,7 +33,7 @@ def test_gate_values_are_not_normalised():
 
 @pytest.mark.parametrize(("steps", "gate_moved", "rest_moved"), [(4, False, True), (5, True, True)])
 def test_every_nth_step_updates_the_gate_alone(tmp_path, steps, gate_moved, rest_moved):
-    """Footgun 9, with gate_every = 5: steps 0 to 3 leave the gate untouched, step 4 moves nothing but the gate."""
+    """With gate_every = 5, steps 0 to 3 leave the gate unchanged, and step 4 changes the gate only."""
     before, after = build(gate_every=5), build(gate_every=5)
     fit_steps(after, tmp_path, steps)
     moved = {

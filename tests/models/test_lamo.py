@@ -121,7 +121,7 @@ def test_language_loss_is_added_with_its_weight_and_trains_the_lora(gpt2, tmp_pa
 
 
 def test_no_language_pass_at_weight_zero(gpt2, monkeypatch, tmp_path):
-    """Footgun 10."""
+    """Otherwise every run of a GPT-2 would pay for text it does not use."""
     monkeypatch.setattr(LanguageLoss, "forward", lambda *args: pytest.fail("a language forward pass at λ = 0"))
     module = build(backbone=gpt2[0], language_weight=0.0, text=tmp_path / "absent.txt")
     Lamo.prepare(module.options)

@@ -1,4 +1,4 @@
-"""What GPT-2-DT, LaMo and GPT2-DTMA have in common: the choice of a backbone, and the language loss beside it."""
+"""What GPT-2-DT, LaMo and GPT2-DTMA have in common: the choice of a backbone, and an auxiliary language loss."""
 
 from __future__ import annotations
 

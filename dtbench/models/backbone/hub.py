@@ -1,4 +1,4 @@
-"""Files of the model hub: from its cache, or downloaded; within seconds where it cannot be reached."""
+"""Files of the model hub: from its cache, or downloaded; where the hub cannot be reached, the answer takes seconds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from dtbench.errors import ConfigError, SourceError
 _HUB_TIMEOUT_S = 3.0
 
 
-def from_hub(repo: str, *filenames: str, kind: str = "model", ways_out: str) -> Path:
+def from_hub(repo: str, *filenames: str, kind: str = "model", alternatives: str) -> Path:
     """Return the first of some files of a hub repository, from the cache or downloaded.
 
+    Args:
+        repo: id of the repository, e.g. `gpt2`.
+        filenames: names of the files, best first.
+        kind: `model` or `dataset`.
+        alternatives: what else a user can do; the end of every message.
+
     Raises:
-        ConfigError: no possible hub id.
-        SourceError: neither cached nor reachable within seconds, or not there; ends with `ways_out`.
+        ConfigError: `repo` is not a possible hub id.
+        SourceError: the hub has no such file, or it is neither cached nor reachable.
     """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
@@ -34,21 +40,21 @@ def from_hub(repo: str, *filenames: str, kind: str = "model", ways_out: str) -> 
             continue
         except HFValidationError as error:
             raise ConfigError(
-                f"{repo!r} is neither a folder nor a possible id of the model hub; {ways_out}."
+                f"{repo!r} is neither a folder nor a possible id of the model hub; {alternatives}."
             ) from error
     if not _reachable(constants.ENDPOINT):
-        raise SourceError(f"The {kind} {repo!r} is not cached and the model hub cannot be reached; {ways_out}.")
+        raise SourceError(f"The {kind} {repo!r} is not cached and the model hub cannot be reached; {alternatives}.")
     for filename in filenames:
         try:
             return Path(hf_hub_download(repo, filename, repo_type=kind))
         except RepositoryNotFoundError as error:
-            raise SourceError(f"The model hub has no {kind} {repo!r}; {ways_out}.") from error
+            raise SourceError(f"The model hub has no {kind} {repo!r}; {alternatives}.") from error
         except EntryNotFoundError:
             continue
         except (HfHubHTTPError, OSError) as error:
             reason = type(error).__name__
-            raise SourceError(f"The {kind} {repo!r} could not be downloaded ({reason}); {ways_out}.") from error
-    raise SourceError(f"The model hub has no {filenames[0]} for {repo!r}; {ways_out}.")
+            raise SourceError(f"The {kind} {repo!r} could not be downloaded ({reason}); {alternatives}.") from error
+    raise SourceError(f"The model hub has no {filenames[0]} for {repo!r}; {alternatives}.")
 
 
 def _reachable(endpoint: str) -> bool:

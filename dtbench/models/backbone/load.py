@@ -84,9 +84,9 @@ class Backbone:
         for name, tensor in self.weights.items():
             if name not in state or state[name].shape != tensor.shape:
                 raise ConfigError(f"The weights of backbone {self.description} do not fit the trunk at {name}.")
-        lacking = [name for name in state if name not in self.weights and ".gate." not in name]
-        if lacking:
-            raise ConfigError(f"The weights of backbone {self.description} lack {lacking[0]}.")
+        missing = [name for name in state if name not in self.weights and ".gate." not in name]
+        if missing:
+            raise ConfigError(f"The weights of backbone {self.description} lack {missing[0]}.")
         trunk.load_state_dict(self.weights, strict=False)
 
     def tokenizer(self) -> Any:
@@ -154,12 +154,12 @@ def find_files(name: str) -> tuple[Files, str]:
         return _in_folder(folder), folder.resolve().name
     if name.startswith((".", "/", "~")):
         raise ConfigError(f"There is no backbone folder {name}; it must hold {_CONFIG} and {_WEIGHTS[0]}.")
-    ways_out = (
-        f"ways out: a cache that has it (HF_HOME), a local folder with {_CONFIG} and {_WEIGHTS[0]} "
+    alternatives = (
+        f"alternatives are a cache that has it (HF_HOME), a local folder with {_CONFIG} and {_WEIGHTS[0]} "
         f"(--set model.backbone=FOLDER), or the small one in this package "
         f"(--set model.backbone={BUNDLED})"
     )
-    return (lambda *filenames: from_hub(name, *filenames, ways_out=ways_out)), name
+    return (lambda *filenames: from_hub(name, *filenames, alternatives=alternatives)), name
 
 
 def _in_folder(folder: Path) -> Files:

@@ -137,7 +137,7 @@ def pretrain(settings: PretrainSettings, batches: BatchSource, folder: Path, eve
 
 
 def _keep_settings(settings: PretrainSettings, folder: Path) -> None:
-    """Write the settings beside the checkpoint, unless there are others."""
+    """Store the settings, unless the folder has a checkpoint of other settings."""
     file, text = folder / "settings.json", json.dumps(asdict(settings), indent=2) + "\n"
     if file.is_file() and (folder / _CHECKPOINT).is_file() and file.read_bytes() != text.encode():
         raise ConfigError(f"{folder} holds a training with other settings; delete it or choose another --output.")
@@ -184,7 +184,7 @@ def save_backbone(model: GPT2LMHeadModel, folder: Path) -> None:
     """Write `config.json` and `model.safetensors` (float16): a folder that `backbone:` and `transformers` both take."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {**model.config.to_diff_dict(), "architectures": ["GPT2LMHeadModel"]}
-    # The dropouts are those of fine-tuning: GPT-2's own, whatever the pretraining used.
+    # The dropouts are those of fine-tuning: GPT-2's own, independent of the pretraining.
     config |= {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
     atomic.write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     tensors = {name: t.detach().half().contiguous() for name, t in model.transformer.state_dict().items()}

@@ -160,9 +160,9 @@ def make_synthetic_backbone(options: SyntheticOptions, output: Path) -> dict[str
     return card
 
 
-def _write_card(output: Path, settings: PretrainSettings, facts: dict[str, object]) -> dict[str, object]:
+def _write_card(output: Path, settings: PretrainSettings, description: dict[str, object]) -> dict[str, object]:
     card = {
-        **facts,
+        **description,
         "tokens_seen": settings.steps * settings.batch_size * settings.context,
         "sha256": hashlib.sha256((output / "model.safetensors").read_bytes()).hexdigest(),
         "settings": asdict(settings),

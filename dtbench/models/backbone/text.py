@@ -34,10 +34,10 @@ _TEXT = 1
 
 
 def read_text(path: Path) -> str:
-    """Read a text file, `.txt` or `.txt.gz`, or all of a folder's, in the order of their names.
+    """Read a text file, `.txt` or `.txt.gz`, or all of those in a folder, in the order of their names.
 
     Raises:
-        SourceError: nothing there, or not UTF-8.
+        SourceError: there is no such file, or it is not UTF-8.
     """
     files = sorted((*path.glob("*.txt"), *path.glob("*.txt.gz"))) if path.is_dir() else [path]
     if not files:
@@ -79,7 +79,7 @@ def train_tokenizer(text: str, size: int) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, text: str) -> NDArray[np.uint16] | NDArray[np.uint32]:
-    """Return the token ids of a text as one flat array, of the smallest type that the vocabulary fits."""
+    """Return the token ids of a text as one flat array, of the smallest type that holds the vocabulary."""
     kind = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
     parts: list[Sequence[int]] = [part.ids for part in tokenizer.encode_batch_fast(list(_chunks(text)))]
     return np.concatenate([np.asarray(part, dtype=kind) for part in parts])
@@ -131,7 +131,7 @@ def _open_tokens(file: Path) -> NDArray[np.unsignedinteger] | None:
 
 
 class TextBatches:
-    """Batches of a text for the language loss. The text is opened with the first batch, by each process for itself."""
+    """Batches of a text for the language loss; each process opens the text when it draws its first batch."""
 
     def __init__(self, text: str, backbone: Backbone, batch_size: int, context: int) -> None:
         self.batch_size = batch_size
@@ -175,11 +175,13 @@ def wikitext_103() -> Path:
     target = home() / "text" / f"{WIKITEXT}.txt"
     if target.is_file():
         return target
-    ways_out = (
-        "ways out: a text of your own (--set model.text=FILE or a folder of .txt files), a cache that has "
+    alternatives = (
+        "alternatives are a text of your own (--set model.text=FILE or a folder of .txt files), a cache that has "
         f"{_REPO} (HF_HOME), or no language loss (--set model.language_weight=0)"
     )
-    parts = [from_hub(_REPO, f"wikitext-103-raw-v1/{name}", kind="dataset", ways_out=ways_out) for name in _FILES]
+    parts = [
+        from_hub(_REPO, f"wikitext-103-raw-v1/{name}", kind="dataset", alternatives=alternatives) for name in _FILES
+    ]
     try:
         import pyarrow.parquet
     except ImportError as error:

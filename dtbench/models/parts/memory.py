@@ -1,7 +1,7 @@
 """Rough sizes of what a training step keeps in memory, known before it is taken.
 
 The formulas count the values that PyTorch saves for the backward pass. They are meant to tell megabytes from gigabytes,
-so that a run that cannot fit is refused; measured on a CPU they are right within a factor of two.
+so that a run that cannot fit is refused. Measured on a CPU, they are right within a factor of two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.trunk import Trunk, TrunkConfig
 
-#: Values of size `width` that a block saves per token, beside the MLP's two inner ones: both LayerNorms' inputs and
+#: Values of size `width` that a block saves per token, apart from the MLP's two inner ones: both LayerNorms' inputs and
 #: outputs, queries, keys, values, the heads' outputs before and after they are merged, and two dropout masks.
 _WIDTHS_PER_BLOCK = 11
 #: Values per pair of tokens and head where attention is computed step by step: scores, softmax, dropout mask, product.

@@ -1,4 +1,4 @@
-"""Token mixers: what a block of the trunk does across time.
+"""Token mixers: how a block of the trunk combines tokens of different time steps.
 
 Every mixer is called as `mixer(x, mask, select)`: x (B, T, width) after the block's first LayerNorm, mask (B, T, T)
 bool from `trunk.attention_mask`, select the positions whose output is wanted (None = all). It returns (B, T', width).
@@ -41,7 +41,7 @@ class Attention(nn.Module):
         return self.dropout(self.output(heads.transpose(1, 2).flatten(2)))
 
     def weigh_heads(self, heads: Tensor, asking: Tensor) -> Tensor:
-        """Weigh the heads' outputs (B, heads, T', head width) before they are merged; here all count alike."""
+        """Weight the heads' outputs (B, heads, T', head width) before they are merged; here all weights are 1."""
         return heads
 
     def _split(self, x: Tensor) -> Tensor:
@@ -72,8 +72,8 @@ class CausalConvolution(nn.Module):
 
     y_t[c] = Σ_j w^{m(t)}[c, j] · x_{t − 5 + j}[c] + b^{m(t)}[c] for j = 0 … 5, over the whole interleaved sequence,
     where m(t) says whether token t is a return, a state or an action. Padding is zero before the filters see it (the
-    reference lets pads in). There is no dropout, and no output projection unless `projection` is set, as in its Atari
-    code.
+    reference does not mask it). There is no dropout, and no output projection unless `projection` is set, as in its
+    Atari code.
 
     Args:
         window: tokens that a filter spans; 6 are two time steps.
@@ -91,7 +91,7 @@ class CausalConvolution(nn.Module):
         self.dropout = nn.Dropout(config.residual_dropout)
 
     def forward(self, x: Tensor, mask: Tensor, select: slice | None = None) -> Tensor:
-        real = mask[:, -1]  # the last token sees every real one, and padding stands on the left
+        real = mask[:, -1]  # the last token sees every real one, and padding is on the left
         padded = functional.pad((x * real[..., None]).transpose(1, 2), (self.window - 1, 0))
         outputs = [filtered(padded[..., kind:]) for kind, filtered in enumerate(self.filters)]
         mixed = torch.stack(outputs, dim=-1).flatten(2).transpose(1, 2)  # (B, T, width)

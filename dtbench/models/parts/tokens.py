@@ -28,7 +28,7 @@ EMBEDDINGS = {"linear": nn.Linear, "mlp": ResidualBlock}
 
 
 class TrajectoryEmbedding(nn.Module):
-    """Embeddings of (R̂, s, a), one learnt vector per time step, and one LayerNorm shared by all tokens.
+    """Embeddings of (R̂, s, a), one learned vector per time step, and one LayerNorm shared by all tokens.
 
     The papers differ in two places: DT and DC add the time vector before the LayerNorm (`norm_before_time=False`),
     GPT-2-DT, LaMo and GPT2-DTMA after it (`norm_before_time=True`); and the last two embed with a residual block

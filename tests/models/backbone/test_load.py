@@ -1,4 +1,4 @@
-"""GPT-2 weights from a folder and from the hub, and what is said when they cannot be had."""
+"""GPT-2 weights from a folder and from the hub, and the messages where they are missing or damaged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_folder_written_by_transformers_gives_the_same_outputs(gpt2_folder):
     backbone.load_into(trunk)
     tokens = torch.randn(2, 20, 24)
     expected = model.transformer(inputs_embeds=tokens).last_hidden_state
-    # The issue's bound in fp32; about 1e-7 is seen.
+    # float32, summed in another order: about 1e-7 is measured.
     assert (trunk(tokens, torch.ones(2, 20, dtype=torch.bool)) - expected).abs().max() < 1e-5
     assert backbone.config.residual_dropout == 0.2
     assert backbone.description.startswith("tiny-gpt2 (sha256 ")
@@ -52,7 +52,7 @@ def test_weights_in_several_files_are_those_of_one(gpt2_folder, tmp_path):
 
 
 def test_gpt2s_position_table_is_unused(gpt2_folder):
-    """Footgun 8: timesteps are embedded, so GPT-2's own positions are left out whatever they hold."""
+    """Time steps have their own embedding, so GPT-2's positions are left out."""
     folder, model = gpt2_folder
     weights = load_backbone(str(folder), SCRATCH, dropout=0.1).weights
     with torch.no_grad():

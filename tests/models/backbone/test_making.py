@@ -52,7 +52,7 @@ def test_text_backbone_learns_and_is_a_folder_for_us_and_for_transformers(tmp_pa
     first = torch.zeros(1, 12, dtype=torch.long)
     expected = model.transformer(inputs_embeds=tokens, position_ids=first).last_hidden_state
     ours = backbone.build().eval()(tokens + model.transformer.wpe.weight[0], torch.ones(2, 12, dtype=torch.bool))
-    assert (ours - expected).abs().max() < 1e-5  # the bound in fp32
+    assert (ours - expected).abs().max() < 1e-5  # float32, summed in another order
 
 
 def test_interrupted_pretraining_ends_where_an_uninterrupted_one_does(tmp_path):
@@ -275,7 +275,9 @@ def test_bundled_backbone_is_what_its_card_says():
     card = json.loads((BUNDLED_FOLDER / "card.json").read_text())
     weights = (BUNDLED_FOLDER / "model.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() == card["sha256"]
-    assert sum(file.stat().st_size for file in BUNDLED_FOLDER.iterdir()) < 12e6  # the bound
+    assert (
+        sum(file.stat().st_size for file in BUNDLED_FOLDER.iterdir()) < 12e6
+    )  # so that it can travel inside the package
     backbone = load_backbone("bundled", SCRATCH, dropout=0.1)
     ids = backbone.tokenizer().encode("It is a truth universally acknowledged").ids
     assert backbone.tokenizer().decode(ids) == "It is a truth universally acknowledged"

@@ -20,7 +20,7 @@ def window(batch: int = 2, steps: int = 4) -> dict[str, torch.Tensor]:
 
 
 def test_tokens_are_interleaved_return_state_action():
-    """Footgun 1: R̂_0 s_0 a_0 R̂_1 …, written as a plain loop over steps."""
+    """R̂_0 s_0 a_0 R̂_1 …, written as a plain loop over steps."""
     embedding, given = TrajectoryEmbedding(3, 2, 16, 50, norm_before_time=False), window()
     tokens, mask = embedding(given)
     expected = []
@@ -37,7 +37,7 @@ def test_tokens_are_interleaved_return_state_action():
 
 
 def test_layer_norm_stands_before_or_after_the_time_vector():
-    """Footgun 7: DT and DC normalise the sum; GPT-2-DT, LaMo and GPT2-DTMA add time to the normalised token."""
+    """DT and DC normalise the sum; GPT-2-DT, LaMo and GPT2-DTMA add time to the normalised token."""
     given = window()
     for norm_before_time in (True, False):
         torch.manual_seed(0)
