@@ -1,5 +1,7 @@
 """What all tests share: no network, and one folder of built data."""
 
+import sys
+
 import pytest
 
 from dtbench.data.sources import is_reachable
@@ -30,3 +32,9 @@ def own_home(tmp_path, monkeypatch):
     """An empty `$DTBENCH_HOME` for one test."""
     monkeypatch.setenv("DTBENCH_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture(autouse=True)
+def own_import_path(monkeypatch):
+    """A model that a test imports from its folder is not found by the tests after it."""
+    monkeypatch.setattr(sys, "path", list(sys.path))

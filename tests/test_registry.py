@@ -34,6 +34,8 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
     """The import path and the imported modules are as before afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    for name in [name for name in sys.modules if name.startswith("my_")]:  # another test's model of the same name
+        monkeypatch.delitem(sys.modules, name)
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:

@@ -143,8 +143,11 @@ class StoreWriter:
         self._write("episode_offsets", offsets.astype(np.int64))
         for file in self._files.values():
             file.complete()
+        # Mapped here, not in the threads: numpy parses a header with `ast`, which CPython 3.11 cannot do in two threads
+        # at once (SystemError: AST constructor recursion depth mismatch).
+        arrays = [map_file(array_file(self.folder, name)) for name in FIELDS]
         with ThreadPoolExecutor(2) as pool:  # hashing lets other threads run
-            found = pool.map(lambda name: digest(name, map_file(array_file(self.folder, name))), FIELDS)
+            found = pool.map(digest, FIELDS, arrays)
             return dict(zip(FIELDS, found, strict=True))
 
 

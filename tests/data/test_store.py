@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import threading
 import time
 
 import numpy as np
@@ -293,3 +294,17 @@ def test_overwrite_replaces(tmp_path):
     first = factory.store(tmp_path / "s").fingerprint
     assert factory.store(tmp_path / "s", lengths=(2,)).fingerprint == first
     assert factory.store(tmp_path / "s", lengths=(2,), overwrite=True).num_steps == 2
+
+
+def test_array_headers_are_parsed_in_one_thread_only(tmp_path, monkeypatch):
+    """CPython 3.11 cannot parse with `ast` in two threads at once: building a store failed now and then."""
+    seen = set()
+    original = np.load
+
+    def load(*args, **kwargs):
+        seen.add(threading.current_thread())
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(np, "load", load)
+    factory.store(tmp_path / "store")
+    assert seen == {threading.main_thread()}

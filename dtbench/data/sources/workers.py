@@ -65,15 +65,19 @@ def _blocks(
             workers.append(_Worker())
             free.put(workers[-1])
 
-    def roll_out(shard: Shard) -> Block:
+    def roll_out(shard: Shard) -> bytes:
         worker = free.get()
         try:
             return worker.roll_out(shard)
         finally:
             free.put(worker)  # a dead one, too, or a thread might wait for a worker for ever
 
-    for block in threads.map(roll_out, shards):
+    for content in threads.map(roll_out, shards):
         raise_if_stopped()
+        # Decoded here, not in the threads: numpy parses a header with `ast`, which CPython 3.11 cannot do in two
+        # threads at once (SystemError: AST constructor recursion depth mismatch).
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            block = Block(**arrays)
         yield block
 
 
@@ -105,8 +109,8 @@ class _Worker:
             reason = error.strerror or str(error)
             raise DataError(f"A worker process cannot be started ({reason}); use fewer --workers.") from error
 
-    def roll_out(self, shard: Shard) -> Block:
-        """Have the worker roll a shard out, and wait for it."""
+    def roll_out(self, shard: Shard) -> bytes:
+        """Have the worker roll a shard out, and wait for it; return the block as a file of numpy arrays."""
         requests, answers = self.process.stdin, self.process.stdout
         assert requests is not None
         assert answers is not None
@@ -121,11 +125,10 @@ class _Worker:
         answer = json.loads(line)
         if "error" in answer:
             raise RuntimeError(answer["error"])
-        content = answers.read(answer["bytes"])
+        content: bytes = answers.read(answer["bytes"])
         if len(content) < answer["bytes"]:
             raise self._ended()
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return Block(**arrays)
+        return content
 
     def _ended(self) -> DataError:
         words, _ = describe_exit(self.process.wait())
