@@ -134,7 +134,8 @@ class UnseededWeights(Sound):
         super().__init__(config, dims, seed)
         with torch.no_grad():
             # Little, so that the model still learns: only its seeding is wrong.
-            self.layer.weight.add_(torch.from_numpy(0.01 * np.random.default_rng().normal(size=self.layer.weight.shape)))
+            noise = np.random.default_rng().normal(size=self.layer.weight.shape)
+            self.layer.weight.add_(0.01 * torch.from_numpy(noise))
 
 
 class UnseededLoss(Sound):
