@@ -50,7 +50,7 @@ def progress(title: str) -> Iterator[Progress]:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def resumable() -> Iterator[None]:
     """Let the sentence that follows an interruption say that nothing is lost."""
     try:
         yield

@@ -40,8 +40,7 @@ class ModelEntry:
 
     Attributes:
         name: what results call it; it holds no path.
-        target: `package.module:Class`, or `/absolute/path/FILE.py:Class`; `model_entry(target)` finds the model from
-            any folder and any process.
+        target: `package.module:Class`, or `/absolute/path/FILE.py:Class`.
     """
 
     name: str
@@ -49,6 +48,11 @@ class ModelEntry:
     title: str
     paper: str
     is_ours: bool = True
+
+    @property
+    def address(self) -> str:
+        """By what `model_entry` finds the model from any folder and any process: its name, or its place in the code."""
+        return self.target if ":" in self.name else self.name
 
     @property
     def defaults(self) -> Path | None:

@@ -80,7 +80,7 @@ class Subject:
         """
         if isinstance(model, str):
             entry = model_entry(model)
-            target = entry.name if entry.is_ours else entry.target
+            target = entry.address
             subject = cls(target, entry.load(), _smoke_config(entry.settings, overrides))
         else:
             settings = ModelSettings(model.__name__, model.Config)

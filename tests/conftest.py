@@ -1,10 +1,19 @@
 """What all tests share: no network, and one folder of built data."""
 
+import signal
 import sys
 
 import pytest
 
 from dtbench.data.sources import is_reachable
+
+
+def pytest_configure():
+    """Undo what `nohup` and a shell's `&` do: processes inherit that SIGHUP and SIGINT are ignored, and tests send them."""
+    for name, usual in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.fixture(autouse=True)

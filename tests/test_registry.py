@@ -205,6 +205,9 @@ def test_a_model_of_a_file_runs_in_worker_processes_too(tmp_path):
     result = only_result_of_seed(tmp_path / "results", 0)
     assert result.model.name == "my_model:Mine"
     assert str(tmp_path) not in result.model.name
+    weights = next((tmp_path / "results").rglob("seed-0"))
+    again = dtbench("evaluate", weights, "--episodes", 1)  # whose folder says where the file of the model is
+    assert "normalised" in again
 
 
 def only_result_of_seed(folder, seed):

@@ -42,7 +42,7 @@ def build(
     force: Force = False,
 ) -> None:
     """Roll out the shipped behaviours in the real environments; safe to interrupt and to run twice at once."""
-    from dtbench.console import interruptible, progress
+    from dtbench.console import progress, resumable
     from dtbench.data.sources import local
 
     if format_ not in ("store", "minari"):
@@ -50,7 +50,7 @@ def build(
     datasets = _local_datasets(suite, task)
     for number, dataset in enumerate(datasets, start=1):
         found = None if force else local.locate(dataset, steps=steps)
-        with interruptible(), progress(dataset) as report:
+        with resumable(), progress(dataset) as report:
             store = found or local.build(dataset, steps=steps, workers=workers, progress=report, force=force)
         _print_store(f"{number}/{len(datasets)} {dataset}", store, "already built" if found else "")
         if format_ == "minari":
@@ -67,7 +67,7 @@ def fetch(
     force: Force = False,
 ) -> None:
     """Download public datasets and import them; an interrupted download continues where it stopped."""
-    from dtbench.console import interruptible, progress
+    from dtbench.console import progress, resumable
     from dtbench.data.sources import is_reachable, source_module
 
     wanted = _public_datasets(what, split(task), source)
@@ -79,7 +79,7 @@ def fetch(
                 f"a network, or import its file: `dtbench data import FILE --as {dataset}`."
             )
         found = None if force else module.locate(dataset)
-        with interruptible(), progress(dataset) as report:
+        with resumable(), progress(dataset) as report:
             store = found or module.build(dataset, progress=report, force=force)
         _print_store(f"{number}/{len(wanted)} {name}/{dataset}", store, "already imported" if found else "")
 
@@ -91,7 +91,7 @@ def import_(
     force: Force = False,
 ) -> None:
     """Import a dataset that is on disk; a broken file is refused and leaves nothing behind."""
-    from dtbench.console import interruptible, progress
+    from dtbench.console import progress, resumable
     from dtbench.data.sources import d4rl, minari
 
     if not path.exists():
@@ -101,7 +101,7 @@ def import_(
             raise ConfigError(f"{path} is a folder, and D4RL's dataset {as_} is a file; name an .hdf5 or .pkl file.")
         found = None if force else minari.locate(as_)
         folder = path.resolve().parent if path.name == "data" else path
-        with interruptible(), progress(as_) as report:
+        with resumable(), progress(as_) as report:
             store = minari.import_folder(folder, as_, progress=report, force=force)
     elif not path.is_file():
         raise ConfigError(f"{path} is neither a file nor a folder.")
@@ -109,7 +109,7 @@ def import_(
         raise ConfigError(f"{path} is a file, and Minari's dataset {as_} is a folder with `data` in it.")
     else:
         found = None if force else d4rl.locate(as_)
-        with interruptible():
+        with resumable():
             store = d4rl.import_file(path, as_, force=force)
     _print_store(as_, store, "already imported, the same content" if found else "")
 
@@ -124,7 +124,7 @@ def export(
     force: Force = False,
 ) -> None:
     """Write a dataset as a Minari dataset or as D4RL's HDF5; nothing is lost."""
-    from dtbench.console import interruptible
+    from dtbench.console import resumable
     from dtbench.data import export as formats
 
     if format_ not in formats.FORMATS:
@@ -136,7 +136,7 @@ def export(
     if format_ == "d4rl" and out is None:
         raise ConfigError("--format d4rl needs --out FILE, e.g. hopper-medium.hdf5.")
     store = open_dataset(dataset, steps)
-    with interruptible():
+    with resumable():
         if out is None:
             typer.echo(f"Wrote Minari dataset {formats.write_minari(store, as_, force=force)}")
         else:

@@ -135,7 +135,7 @@ def backbone_text(
     measure: Annotated[list[Path], typer.Option(help="Further texts to measure perplexity on; repeatable.")] = [],  # noqa: B006
 ) -> None:
     """Pretrain a GPT-2 and its tokenizer on a text; the same command continues an interrupted training."""
-    from dtbench.console import interruptible
+    from dtbench.console import resumable
     from dtbench.models.backbone.pretrain import PretrainSettings
     from dtbench.models.backbone.recipes import make_text_backbone
 
@@ -150,7 +150,7 @@ def backbone_text(
         symmetric_std=symmetric_std,
         seed=seed,
     )
-    with interruptible():
+    with resumable():
         make_text_backbone(text, settings, output, {path.stem: path for path in measure})
     _finish(output)
 
@@ -164,12 +164,12 @@ def backbone_synthetic(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Pretrain a GPT-2 on a one-step Markov chain (arXiv 2310.00771), deterministic in its seed."""
-    from dtbench.console import interruptible
+    from dtbench.console import resumable
     from dtbench.models.backbone.recipes import SyntheticOptions, make_synthetic_backbone
 
     if output.exists():
         raise ConfigError(f"{output} exists already; choose another --output.")
-    with interruptible():
+    with resumable():
         make_synthetic_backbone(SyntheticOptions(states, temperature, steps, seed), output)
     _finish(output)
 

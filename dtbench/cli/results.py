@@ -21,10 +21,10 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Evaluate a trained run again, at other targets or with more episodes; the run's result is left as it is."""
-    from dtbench.console import interruptible
+    from dtbench.console import resumable
     from dtbench.runs.reopen import evaluate_again
 
-    with interruptible():
+    with resumable():
         rows = evaluate_again(folder, targets=target, episodes=episodes, seed=seed)
     if json_:
         echo_json(rows)
@@ -44,12 +44,12 @@ def record(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the environment.")] = 0,
 ) -> None:
     """Film one episode of a trained run (needs the extra `video`)."""
-    from dtbench.console import interruptible
+    from dtbench.console import resumable
     from dtbench.evaluation.video import record as film
     from dtbench.runs.reopen import open_run
 
     run = open_run(folder)
-    with interruptible():
+    with resumable():
         done = film(run.module, run.protocol, run.record.task.score_target if target is None else target, out, seed)
     typer.echo(f"Wrote {out}: {done.lengths[0]} steps, return {done.returns[0]:.1f}")
 

@@ -51,7 +51,7 @@ def run(
     The same command again skips what is finished and resumes what was interrupted. A suite of toys with known answers
     says which models it is for, so that --model may be left out; its expectations are checked at the end.
     """
-    from dtbench.console import err, interruptible
+    from dtbench.console import err, resumable
     from dtbench.runs.execute import execute
     from dtbench.runs.plan import RunRequest, default_preset, plan_runs
 
@@ -78,7 +78,7 @@ def run(
         _print_plans(request, plans, json_)
         return
     err.print(f"dtbench {__version__}: data from {', '.join(sorted({p.source for p in plans}))}", markup=False)
-    with interruptible():
+    with resumable():
         summary = execute(request, plans)
     _finish(request, summary, json_)
     _print_verdicts(summary.verdicts)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError
 
-from dtbench.config import RunConfig, from_dict, require, require_one_of, require_positive
+from dtbench.config import HardwareConfig, RunConfig, from_dict, require, require_one_of, require_positive
 from dtbench.determinism import seed_torch
 from dtbench.errors import ConfigError
 from dtbench.models.checkpoint import load_checkpoint
@@ -22,6 +22,8 @@ from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_P
 from dtbench.models.parts.trunk import ACTIVATIONS, TrunkConfig
 
 Window = dict[str, Tensor]
+#: More blocks than any trunk has; building them would take minutes before the mistake is found.
+MOST_LAYERS = 1000
 _RECENT = 100
 
 
@@ -205,6 +207,7 @@ class SequenceConfig:
 
     def __post_init__(self) -> None:
         require_positive("model", self, "layers", "heads", "width")
+        require(self.layers <= MOST_LAYERS, "model.layers", f"must be at most {MOST_LAYERS}", self.layers)
         whole = self.width % self.heads == 0
         require(whole, "model.width", f"must be a multiple of model.heads={self.heads}", self.width)
         require_one_of("model.activation", self.activation, ACTIVATIONS)
@@ -292,6 +295,11 @@ def build_on_meta(model: type[OfflineModule], config: RunConfig, dims: Mapping[s
             return model(config, dims)
 
 
+def on_gpu(hardware: HardwareConfig) -> bool:
+    """Say whether runs train on a CUDA GPU."""
+    return hardware.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
 def estimate_memory(module: OfflineModule, config: RunConfig, dims: Mapping[str, int]) -> int:
     """Estimate roughly the bytes that a training step needs on the device it runs on.
 
@@ -305,9 +313,8 @@ def estimate_memory(module: OfflineModule, config: RunConfig, dims: Mapping[str,
         dims: `observation_dim` and `action_dim`.
     """
     training, hardware = config.training, config.hardware
-    on_gpu = hardware.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     size = 2 if "16" in hardware.precision else 8 if "64" in hardware.precision else 4
     values_per_step = 2 * dims["observation_dim"] + dims["action_dim"] + 8
     batch = 4 * training.batch_size * training.context_length * values_per_step
-    activations = module.activation_bytes(training.batch_size, Numbers(size, fused_attention=on_gpu))
+    activations = module.activation_bytes(training.batch_size, Numbers(size, fused_attention=on_gpu(hardware)))
     return state_bytes(module) + activations + batch

@@ -20,6 +20,8 @@ from dtbench.results.schema import DONE, Result
 #: Folders between the root and a result.
 _DEPTH = 5
 _FILE_NAME = re.compile(r"seed-.*\.json")
+#: No model is this many times as good as the expert, or as bad.
+IMPLAUSIBLE_SCORE = 30.0
 #: No result is larger: one with 100,000 episodes is about 20 MB.
 _LARGEST_FILE = 256 * 2**20
 
@@ -143,6 +145,7 @@ def scan(root: Path) -> tuple[list[Result], list[str]]:
         try:
             result = _read(path, name.as_posix())
             _check_path(name, result)
+            _check_score(name, result)
             results.append(result)
         except ResultError as error:
             left_out.append(str(error))
@@ -163,6 +166,15 @@ def _result_files(root: Path, folder: Path, depth: int, left_out: list[str]) -> 
                 yield path
         elif ("@" in entry or depth < _DEPTH) and os.path.isdir(path):
             yield from _result_files(root, path, depth - 1, left_out)
+
+
+def _check_score(path: Path, result: Result) -> None:
+    """Name a score that cannot be on the 0–1 scale, before it stops the statistics of all models."""
+    if result.status == DONE and abs(result.score) > IMPLAUSIBLE_SCORE:
+        raise ResultError(
+            f"{path.as_posix()}: its score is {result.score:g} times the expert's; its returns or reference scores are "
+            "wrong."
+        )
 
 
 def _check_path(path: Path, result: Result) -> None:

@@ -102,7 +102,8 @@ def _without_folder(word: str) -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10)
+    words = ["git", "-C", str(root), *arguments]
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", check=True, timeout=10)
     return done.stdout.strip()
 
 

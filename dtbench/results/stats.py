@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from rliable import library, metrics
 
 from dtbench.errors import ResultError
+from dtbench.results.files import IMPLAUSIBLE_SCORE
 
 #: Bootstrap repetitions. rliable's own default is 50,000; 2,000 are quick, and the intervals differ in the third digit.
 REPETITIONS = 2_000
 _CONFIDENCE = 0.95
 _SEED = 0
-#: A matrix is taken to be on the 0–100 scale if a score is above thirty times the expert's, or half of the scores are
-#: above five times the expert's. The second rule finds percentages of weak models, which may all be below thirty.
-_IMPLAUSIBLE, _IMPLAUSIBLE_MEDIAN = 30.0, 5.0
+#: A matrix is taken to be on the 0–100 scale if one score is implausible, or half of the scores are above five times
+#: the expert's. The second rule finds percentages of weak models, which may all be below thirty.
+_IMPLAUSIBLE_MEDIAN = 5.0
 
 Scores = NDArray[np.float64]
 
@@ -113,7 +114,7 @@ def checked(scores: Any) -> Scores:
     if not np.isfinite(matrix).all():
         raise ResultError("Scores hold NaN or infinite values; a run without a score must be left out, not averaged.")
     highest, typical = np.abs(matrix).max(), np.median(np.abs(matrix))
-    if highest > _IMPLAUSIBLE or typical > _IMPLAUSIBLE_MEDIAN:
+    if highest > IMPLAUSIBLE_SCORE or typical > _IMPLAUSIBLE_MEDIAN:
         shown = f"up to {highest:g} with a median of {typical:g}"
         raise ResultError(f"Scores of {shown} are not on the 0–1 scale; divide percentages by 100.")
     return matrix

@@ -105,7 +105,16 @@ def _train_and_evaluate(plan: RunPlan, number: str, result: Result) -> Result:
         kept_trajectories=_kept(data, store),
     )
     if _is_first_rank():
-        record = RunRecord(result.suite, described, result.model, plan.preset, plan.seed, dims, protocol.to_dict())
+        record = RunRecord(
+            suite=result.suite,
+            task=described,
+            model=result.model,
+            model_address=plan.model.address,
+            preset=plan.preset,
+            seed=plan.seed,
+            dims=dims,
+            protocol=protocol.to_dict(),
+        )
         _prepare_folder(plan.folder, record)
     watch = []
     if config.evaluation.every:

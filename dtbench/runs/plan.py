@@ -15,7 +15,7 @@ from dtbench.registry import ModelEntry, model_entry
 from dtbench.results.changes import changes_between
 from dtbench.results.files import result_path
 from dtbench.runs.folder import RunFolder
-from dtbench.suites.suites import Suite, Task, load_suite, suite_from_dict
+from dtbench.suites.suites import Suite, Task, check_is_own_name, load_suite, suite_from_dict
 
 EXISTING = ("skip", "rerun", "fail")
 
@@ -114,7 +114,7 @@ class RunPlan:
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain JSON values, for a process of its own."""
         return {
-            "model": self.model.target if ":" in self.model.name else self.model.name,
+            "model": self.model.address,
             "suite": self.suite.to_dict(),
             "task": self.task.id,
             "source": self.source,
@@ -163,6 +163,7 @@ def plan_runs(request: RunRequest) -> list[RunPlan]:
     models = list(dict.fromkeys(request.models)) or suite.expected_models
     if not models:
         raise ConfigError("Name at least one model with --model, e.g. --model dt.")
+    check_is_own_name(suite)
     entries = [model_entry(name) for name in models]
     preset = default_preset()[0] if request.preset is None else request.preset
     layer = load_preset(preset)

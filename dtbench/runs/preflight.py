@@ -13,7 +13,7 @@ from dtbench.data.sources import open_store
 from dtbench.data.store import TrajectoryStore
 from dtbench.environments.make import make_environment
 from dtbench.errors import ConfigError, DtbenchError
-from dtbench.models.base import build_on_meta, estimate_memory
+from dtbench.models.base import build_on_meta, estimate_memory, on_gpu
 from dtbench.runs.plan import RunPlan
 
 #: Share of the machine's memory that runs may plan with; the rest is the system's and the page cache's.
@@ -48,7 +48,7 @@ def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
     """
     from dtbench.runs.job import model_dims
 
-    total, worst = total_memory(), 0
+    worst, total = 0, None
     seen: set[tuple[str, str, str]] = set()
     for plan in plans:
         key = (plan.model.name, plan.task.id, plan.config.hash())
@@ -69,10 +69,11 @@ def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
             ) from error
         needed = estimate_memory(module, plan.config, dims)
         worst = max(worst, needed)
+        total = training_memory(plan.config.hardware)
         if total is not None and needed > _USABLE * total:
             raise ConfigError(
                 f"{plan.model.name} on {plan.task.id} needs about {gigabytes(needed)} of memory for a training step "
-                f"and this machine has {gigabytes(total)}; lower training.batch_size "
+                f"and there are {gigabytes(total)}; lower training.batch_size "
                 f"({plan.config.training.batch_size}), training.context_length "
                 f"({plan.config.training.context_length}) or the model's size."
             )
@@ -81,7 +82,7 @@ def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
     fitting = max(1, int(_USABLE * total // worst))
     if asked_for:
         raise ConfigError(
-            f"{jobs} runs side by side need about {gigabytes(jobs * worst)} of memory, and this machine has "
+            f"{jobs} runs side by side need about {gigabytes(jobs * worst)} of memory, and there are "
             f"{gigabytes(total)}; --jobs {fitting} fits."
         )
     err.print(f"{fitting} runs side by side instead of {jobs}, so that their memory suffices", markup=False)
@@ -105,6 +106,15 @@ def _check_environment(plan: RunPlan, store: TrajectoryStore) -> None:
                 f"{env_id} has {name} of shape {shapes[name]}, the data of {plan.task.id} have ({width},); "
                 "use the environment that the data come from."
             )
+
+
+def training_memory(hardware: HardwareConfig) -> int | None:
+    """Return the bytes of memory where training happens: a GPU's own, if one is used, else `total_memory`."""
+    import torch
+
+    if on_gpu(hardware):
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return total_memory()
 
 
 def total_memory() -> int | None:

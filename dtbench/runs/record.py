@@ -10,6 +10,7 @@ from typing import Any
 from dtbench import atomic
 from dtbench.errors import ConfigError, ResultError
 from dtbench.evaluation.rollout import EvaluationProtocol
+from dtbench.registry import ModelEntry, model_entry
 from dtbench.results.files import read_result, write_result
 from dtbench.results.schema import (
     DONE,
@@ -35,6 +36,7 @@ class RunRecord:
     Attributes:
         dims: `observation_dim`, `action_dim` and `max_timesteps` of the data.
         protocol: how the model is evaluated.
+        model_address: by what the registry finds the model; it may hold a path and therefore stays out of the result.
     """
 
     suite: SuiteRecord
@@ -44,6 +46,12 @@ class RunRecord:
     seed: int
     dims: dict[str, int]
     protocol: dict[str, Any]
+    model_address: str = ""
+
+    @property
+    def model_entry(self) -> ModelEntry:
+        """The model in the registry; records of older versions know its name only."""
+        return model_entry(self.model_address or self.model.name)
 
     def write(self, folder: RunFolder) -> None:
         """Write `run.json`."""

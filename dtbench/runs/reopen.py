@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from dtbench.config import RunConfig, from_dict
 from dtbench.errors import ConfigError, ResultError
-from dtbench.registry import model_entry
 from dtbench.results.files import read_result
 from dtbench.runs.folder import RunFolder
 from dtbench.runs.record import RunRecord
@@ -88,7 +87,7 @@ def open_run(path: str | Path) -> OpenedRun:
     if not folder.final.is_file():
         raise ConfigError(f"The run in {path} is not trained yet (it has no {folder.final.name}); run it first.")
     _check_weights(folder)
-    entry = model_entry(record.model.name)
+    entry = record.model_entry
     config = from_dict(record.model.config, entry.load().Config)
     module = _build(record, config)
     load_weights(module, folder.final)
@@ -118,7 +117,7 @@ def _is_of(path: Path, task: str | None) -> bool:
 
 
 def _build(record: RunRecord, config: RunConfig) -> OfflineModule:
-    return model_entry(record.model.name).load()(config, record.dims, record.seed)
+    return record.model_entry.load()(config, record.dims, record.seed)
 
 
 def _check_weights(folder: RunFolder) -> None:

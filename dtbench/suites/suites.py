@@ -220,6 +220,24 @@ def load_suite(name: str) -> Suite:
     return replace(suite_from_dict(read_mapping(path), str(path)), file=str(path.resolve()))
 
 
+def check_is_own_name(suite: Suite) -> None:
+    """Refuse a suite that has a shipped one's name and version but other tasks or settings: their results would mix.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    if suite.name not in suite_names():
+        return
+    shipped = load_suite(suite.name)
+    if suite.version != shipped.version:
+        return
+    ours = {task.id: task for task in shipped.tasks}
+    changed = [f"task {task.id!r}" for task in suite.tasks if task != ours.get(task.id)]
+    changed += [name for name in ("config", "models") if getattr(suite, name) != getattr(shipped, name)]
+    if changed:
+        raise ConfigError(f"{suite.id} is the name of a shipped suite, whose {changed[0]} differs; rename yours.")
+
+
 def suite_from_dict(content: Mapping[str, Any], where: str) -> Suite:
     """Build a suite from plain values, as a suite's file holds them or `Suite.to_dict` returns them.
 

@@ -173,6 +173,7 @@ SETTINGS = {
     ("dt", "hardware.devices=0"): "hardware.devices",
     ("dt", "hardware.num_nodes=0"): "hardware.num_nodes",
     ("dt", "model.layers=0"): "model.layers",
+    ("dt", "model.layers=1001"): "model.layers must be at most 1000",
     ("dt", "model.heads=0"): "model.heads",
     ("dt", "model.heads=3"): "heads",
     ("dt", "model.width=0"): "model.width",

@@ -142,6 +142,17 @@ def test_a_copied_file_is_not_one_more_seed(tmp_path):
     ]
 
 
+def test_an_absurd_score_is_named_and_does_not_stop_the_statistics(tmp_path):
+    samples.save(tmp_path, samples.result(seed=0))
+    samples.save(tmp_path, samples.result(seed=1, score=1e6))
+    results, left_out = scan(tmp_path)
+    assert [result.seed for result in results] == [0]
+    assert left_out == [
+        "d4rl-short@1/local/quick/dt/hopper-medium/seed-1.json: its score is 1e+06 times the expert's; its returns or "
+        "reference scores are wrong."
+    ]
+
+
 def test_errors_name_no_folder():
     """A failed run's traceback is published with the results."""
     code = f"{Path(provenance.__file__).parents[1]}/runner.py"

@@ -15,7 +15,16 @@ from omegaconf import OmegaConf
 from dtbench.config import load_preset
 from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.suites.scores import ReferenceScores
-from dtbench.suites.suites import Expectation, Suite, Task, load_suite, read_mapping, suite_from_dict, suite_names
+from dtbench.suites.suites import (
+    Expectation,
+    Suite,
+    Task,
+    check_is_own_name,
+    load_suite,
+    read_mapping,
+    suite_from_dict,
+    suite_names,
+)
 
 TASK = {
     "id": "hop",
@@ -258,3 +267,19 @@ def test_yaml_of_a_suite_reads_as_its_dict(tmp_path):
     file.write_text(OmegaConf.to_yaml(OmegaConf.create(SUITE)), encoding="utf-8")
     assert replace(load_suite(str(file)), file="") == suite_from_dict(SUITE, "x")
     assert read_mapping(file)["name"] == "mine"
+
+
+def test_a_shipped_suites_name_is_kept_for_its_own_tasks():
+    """Results of equal name and version are put into one table."""
+    shipped = load_suite("d4rl-short")
+    task = replace(shipped.tasks[0], score_target=1.0)
+    for changed in (
+        replace(shipped, tasks=(task, *shipped.tasks[1:])),
+        replace(shipped, tasks=(*shipped.tasks, replace(task, id="mine"))),
+        replace(shipped, config={"training": {"steps": 7}}),
+    ):
+        with pytest.raises(ConfigError, match=r"d4rl-short@\d is the name of a shipped suite, .* rename yours\.$"):
+            check_is_own_name(changed)
+        check_is_own_name(replace(changed, name="mine"))
+        check_is_own_name(replace(changed, version=99))
+    check_is_own_name(replace(shipped, tasks=shipped.tasks[:1], description="only the first"))
