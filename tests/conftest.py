@@ -9,7 +9,7 @@ from dtbench.data.sources import is_reachable
 
 
 def pytest_configure():
-    """Undo what `nohup` and a shell's `&` do: processes inherit that SIGHUP and SIGINT are ignored, and tests send them."""
+    """Undo what `nohup` and `&` do: processes inherit that SIGHUP and SIGINT are ignored, and tests send them."""
     for name, usual in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_IGN:
