@@ -16,6 +16,7 @@ from dtbench.config import HardwareConfig, RunConfig, from_dict, require, requir
 from dtbench.determinism import seed_torch
 from dtbench.errors import ConfigError
 from dtbench.models.checkpoint import load_checkpoint
+from dtbench.models.parts.initial_weights import INITS, PUBLISHED, SMALL
 from dtbench.models.parts.language_loss import LanguageLoss
 from dtbench.models.parts.memory import Numbers, mlp_bytes, state_bytes, trunk_bytes
 from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_PER_STEP, TrajectoryEmbedding
@@ -196,6 +197,7 @@ class SequenceConfig:
         activation: `relu`, `gelu` or `gelu_new` (GPT-2's).
         dropout: dropout of embeddings, attention weights and residuals.
         tanh: whether actions go through tanh, which bounds them to [−1, 1].
+        init: initial weights of embeddings and head: `published` (PyTorch's defaults), or `small` (N(0, 0.02)).
     """
 
     layers: int = 3
@@ -204,6 +206,7 @@ class SequenceConfig:
     activation: str = "relu"
     dropout: float = 0.1
     tanh: bool = True
+    init: str = PUBLISHED
 
     def __post_init__(self) -> None:
         require_positive("model", self, "layers", "heads", "width")
@@ -211,10 +214,11 @@ class SequenceConfig:
         whole = self.width % self.heads == 0
         require(whole, "model.width", f"must be a multiple of model.heads={self.heads}", self.width)
         require_one_of("model.activation", self.activation, ACTIVATIONS)
+        require_one_of("model.init", self.init, INITS)
         require(0 <= self.dropout < 1, "model.dropout", "must lie in [0, 1)", self.dropout)
 
     def trunk(self) -> TrunkConfig:
-        """Return the size of a trunk that is trained from random weights."""
+        """Return a trunk that is trained from random weights."""
         return TrunkConfig(
             width=self.width,
             layers=self.layers,
@@ -224,6 +228,10 @@ class SequenceConfig:
             attention_dropout=self.dropout,
             residual_dropout=self.dropout,
         )
+
+    def describe_weights(self, trunk: str = "random") -> str:
+        """Say for results and tables where the initial weights come from."""
+        return f"{trunk}, {SMALL}" if self.init == SMALL else trunk
 
 
 class SequencePolicy(OfflineModule):

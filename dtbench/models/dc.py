@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from dtbench.config import RunConfig, require_positive
 from dtbench.models.base import SequenceConfig, SequencePolicy
 from dtbench.models.parts.heads import ActionHead
+from dtbench.models.parts.initial_weights import SMALL, shrink
 from dtbench.models.parts.mixers import Attention, CausalConvolution
 from dtbench.models.parts.tokens import TrajectoryEmbedding
 from dtbench.models.parts.trunk import Trunk, TrunkConfig
@@ -55,5 +56,8 @@ class DecisionConvFormer(SequencePolicy):
                 return Attention(trunk)
             return CausalConvolution(trunk, options.window, options.projection)
 
-        self.trunk = Trunk(options.trunk(), mixer)
+        self.trunk = Trunk(replace(options.trunk(), scaled_residuals=False), mixer)
         self.head = ActionHead(options.width, dims["action_dim"], options.tanh)
+        self.initial_weights = options.describe_weights()
+        if options.init == SMALL:
+            shrink(self.embedding, self.head)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from dtbench.config import RunConfig
 from dtbench.models.base import SequenceConfig, SequencePolicy
 from dtbench.models.parts.heads import ActionHead
+from dtbench.models.parts.initial_weights import SMALL, shrink
 from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.tokens import TrajectoryEmbedding
 from dtbench.models.parts.trunk import Trunk
@@ -23,5 +25,8 @@ class DecisionTransformer(SequencePolicy):
         self.embedding = TrajectoryEmbedding(
             dims["observation_dim"], dims["action_dim"], options.width, dims["max_timesteps"], norm_before_time=False
         )
-        self.trunk = Trunk(options.trunk(), lambda trunk, layer: Attention(trunk))
+        self.trunk = Trunk(replace(options.trunk(), scaled_residuals=False), lambda trunk, layer: Attention(trunk))
         self.head = ActionHead(options.width, dims["action_dim"], options.tanh)
+        self.initial_weights = options.describe_weights()
+        if options.init == SMALL:
+            shrink(self.embedding, self.head)

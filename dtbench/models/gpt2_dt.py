@@ -14,6 +14,7 @@ from dtbench.errors import ConfigError
 from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
 from dtbench.models.base import SequencePolicy, Window
 from dtbench.models.parts.heads import ActionHead, SharedHead
+from dtbench.models.parts.initial_weights import SMALL, shrink
 from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.tokens import TrajectoryEmbedding
 
@@ -26,27 +27,29 @@ class Gpt2DtConfig(BackboneConfig):
 
     Attributes:
         extended_positions: whether the time table starts from the language model's positions, repeated to the length
-            of the longest episode.
+            of the longest episode; a backbone without them has random ones, N(0, 0.02), as an untrained GPT-2.
         shared_projections: whether the action head is the transposed embedding of actions, without bias.
         alignment: loss that pulls the embedded trajectory towards the nearest of `alignment_centres` clusters of words:
-            `cosine` as in the paper, `reference` as in its code (whose einsum never sums the feature axis), or `none`.
-            A backbone without words has no such loss.
-        alignment_weight: its initial weight; it fades around step 2,500 and is almost 0 at step 5,000.
+            `reference` as in the published code (whose einsum never sums the feature axis), `cosine` as in the paper,
+            or `none`. A backbone without words has no such loss.
+        alignment_weight: its initial weight.
+        alignment_steps: steps after which it has faded to 0.7 % of that; half of it is left after half of them.
         alignment_centres: number of clusters.
     """
 
     dropout: float = 0.2
-    extended_positions: bool = False
-    shared_projections: bool = False
-    alignment: str = "cosine"
+    extended_positions: bool = True
+    shared_projections: bool = True
+    alignment: str = "reference"
     alignment_weight: float = 0.1
+    alignment_steps: int = 5000
     alignment_centres: int = 1000
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_one_of("model.alignment", self.alignment, (*ALIGNMENTS, "none"))
         require_not_negative("model", self, "alignment_weight")
-        require_positive("model", self, "alignment_centres")
+        require_positive("model", self, "alignment_centres", "alignment_steps")
         if self.shared_projections and "mlp" in (self.embedding, self.head):
             raise ConfigError("model.shared_projections needs model.embedding=linear and model.head=linear.")
 
@@ -63,7 +66,7 @@ class Gpt2Dt(SequencePolicy):
         options = self.options
         backbone = options.load()
         tables, width = backbone.language, backbone.config.width
-        self.initial_weights = backbone.description
+        self.initial_weights = options.describe_weights(backbone.description)
         self.embedding = TrajectoryEmbedding(
             dims["observation_dim"],
             dims["action_dim"],
@@ -72,20 +75,19 @@ class Gpt2Dt(SequencePolicy):
             norm_before_time=True,
             kind=options.embedding,
         )
-        if options.extended_positions:
-            if tables is None:
-                raise ConfigError(
-                    f"model.extended_positions needs a language model, and backbone {backbone.description} is none."
-                )
-            with torch.no_grad():
-                self.embedding.embed_timestep.weight.copy_(extend_positions(tables.positions, dims["max_timesteps"]))
         self.trunk = backbone.build(lambda trunk, layer: Attention(trunk))
         reinit_heads(self.trunk, options.reinit_heads)
         if options.shared_projections:
             self.head: nn.Module = SharedHead(self.embedding.embed_action, options.tanh)
         else:
             self.head = ActionHead(width, dims["action_dim"], options.tanh, options.head)
-        self.language = build_language_loss(options, backbone, learns=True)
+        if options.init == SMALL:
+            shrink(self.embedding, self.head)
+        if options.extended_positions:
+            positions = untrained_positions(width) if tables is None else tables.positions
+            with torch.no_grad():
+                self.embedding.embed_timestep.weight.copy_(extend_positions(positions, dims["max_timesteps"]))
+        self.language = build_language_loss(options, backbone, learns=True, positions=True)
         aligned = options.alignment != "none" and options.alignment_weight > 0
         centres = word_centres(tables.words, options.alignment_centres) if aligned and tables is not None else None
         self.register_buffer("centres", centres)
@@ -100,7 +102,8 @@ class Gpt2Dt(SequencePolicy):
             language = self.language(self.trunk, self.seed, self.step, self.global_rank)
             loss = loss + self.options.language_weight * language
             metrics["language_loss"] = language.detach()
-        weight = self.options.alignment_weight * alignment_schedule(self.step)
+        fading = alignment_schedule(self.step + 1, self.options.alignment_steps)  # the reference counts from 1
+        weight = self.options.alignment_weight * fading
         if self.centres is not None and weight > 0:
             embedded = self.embedding.norm(self.embedding.content(batch))[batch["padding_mask"]]
             aligned = ALIGNMENTS[self.options.alignment](embedded, self.centres)
@@ -116,9 +119,14 @@ def extend_positions(positions: Tensor, count: int) -> Tensor:
     return positions[torch.where(rows < 2, rows, later)]
 
 
-def alignment_schedule(step: int) -> float:
-    """Return 1 / (1 + exp(−((5000 − step) / 500 − 5))): about 1 at first, 0.5 at step 2,500, 0.007 at 5,000."""
-    return 1 / (1 + math.exp(min(700.0, -((5000 - step) / 500 - 5))))
+def untrained_positions(width: int) -> Tensor:
+    """Draw a position table as an untrained GPT-2 has it: (1024, width), N(0, 0.02)."""
+    return 0.02 * torch.randn(1024, width)
+
+
+def alignment_schedule(step: int, steps: int) -> float:
+    """Return 1 / (1 + exp(10 · step / steps − 5)): 0.993 at first, 0.5 after half of the steps, 0.007 after all."""
+    return 1 / (1 + math.exp(min(700.0, 10 * step / steps - 5)))
 
 
 def cosine_alignment(embedded: Tensor, centres: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from dtbench.errors import ConfigError
 from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
 from dtbench.models.base import SequencePolicy, Window
 from dtbench.models.parts.heads import ActionHead
+from dtbench.models.parts.initial_weights import SMALL, shrink
 from dtbench.models.parts.mixers import Attention, HeadGatedAttention
 from dtbench.models.parts.tokens import TrajectoryEmbedding
 
@@ -23,6 +24,10 @@ class Gpt2DtmaConfig(BackboneConfig):
     """Fully fine-tuned GPT-2 with a gate on the heads of layer 0.
 
     Attributes:
+        gate: whether the gate is there. Without it, initial weights, settings and windows are the same, and every step
+            updates everything on all trajectories.
+        time_before_norm: whether the time vector is added before the LayerNorm of the tokens (the paper's PointMaze
+            code) instead of after it (its D4RL code).
         gate_every: every `gate_every`-th step updates the gate alone, the others everything else; 0 updates everything
             in every step.
         gate_data: `same` (the paper's D4RL code), or `held_out`: the gate's steps draw from `held_out_share` of the
@@ -33,6 +38,8 @@ class Gpt2DtmaConfig(BackboneConfig):
     embedding: str = "mlp"
     head: str = "mlp"
     tanh: bool = False
+    gate: bool = True
+    time_before_norm: bool = False
     gate_every: int = 20
     gate_data: str = "same"
     held_out_share: float = 0.2
@@ -43,7 +50,7 @@ class Gpt2DtmaConfig(BackboneConfig):
         is_possible = self.gate_every == 0 or self.gate_every >= 2
         require(is_possible, "model.gate_every", "must be 0 or at least 2", self.gate_every)
         require(0 < self.held_out_share < 1, "model.held_out_share", "must lie in (0, 1)", self.held_out_share)
-        if self.gate_data == "held_out" and not self.gate_every:
+        if self.gate and self.gate_data == "held_out" and not self.gate_every:
             raise ConfigError("model.gate_data=held_out needs model.gate_every > 0.")
 
 
@@ -60,35 +67,46 @@ class Gpt2Dtma(SequencePolicy):
         if backbone.model_type != "gpt2":
             raise ConfigError(f"GPT2-DTMA gates the heads of a GPT-2, and backbone {backbone.description} is none.")
         width = backbone.config.width
-        self.initial_weights = backbone.description
+        self.initial_weights = options.describe_weights(backbone.description)
         self.embedding = TrajectoryEmbedding(
             dims["observation_dim"],
             dims["action_dim"],
             width,
             dims["max_timesteps"],
-            norm_before_time=True,
+            norm_before_time=not options.time_before_norm,
             kind=options.embedding,
         )
         self.trunk = backbone.build(lambda trunk, layer: HeadGatedAttention(trunk) if layer == 0 else Attention(trunk))
+        if not options.gate:
+            self.gated_attention.gate = None
         reinit_heads(self.trunk, options.reinit_heads)
         self.head = ActionHead(width, dims["action_dim"], options.tanh, options.head)
-        self.language = build_language_loss(options, backbone, learns=True)
+        if options.init == SMALL:
+            shrink(self.embedding, self.head)
+        self.language = build_language_loss(options, backbone, learns=True, positions=False)
 
     @classmethod
     def prepare(cls, options: Gpt2DtmaConfig) -> None:
         prepare_backbone(options)
 
     @property
-    def gate(self) -> nn.Linear:
-        """The head gate of layer 0."""
+    def gated_attention(self) -> HeadGatedAttention:
+        """The attention of layer 0."""
         mixer = self.trunk.blocks[0].mixer
         assert isinstance(mixer, HeadGatedAttention)
-        return mixer.gate
+        return mixer
+
+    @property
+    def gate(self) -> nn.Linear | None:
+        """The head gate of layer 0, if there is one."""
+        return self.gated_attention.gate
 
     def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
         with _outputs(self.gate) as outputs:
             loss, metrics = super().loss(batch)
-        metrics |= {f"gate_{head}": value for head, value in enumerate(_gate_sizes(outputs[0], batch["padding_mask"]))}
+        for gates in outputs:
+            sizes = _gate_sizes(gates, batch["padding_mask"])
+            metrics |= {f"gate_{head}": size for head, size in enumerate(sizes)}
         if self.language is not None:
             language = self.language(self.trunk, self.seed, self.step, self.global_rank)
             loss = loss + self.options.language_weight * language
@@ -96,7 +114,9 @@ class Gpt2Dtma(SequencePolicy):
         return loss, metrics
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.gate.parameters())}, {"params": self._parameters_beside_the_gate()}]
+        if self.gate is None:
+            return super().parameter_groups()
+        return [{"params": list(self.gate.parameters())}, {"params": self._parameters_beside_the_gate(self.gate)}]
 
     def frozen_parameters(self, step: int) -> list[nn.Parameter]:
         """Return everything but the gate in a gate step, and the gate in the others.
@@ -104,31 +124,36 @@ class Gpt2Dtma(SequencePolicy):
         AdamW leaves a parameter without gradient alone: no step, no decay, no moment update. That equals the
         reference's two optimisers, with one warm-up for both (the reference's backbone has none).
         """
-        if not self.options.gate_every:
+        if self.gate is None or not self.options.gate_every:
             return []
-        return self._parameters_beside_the_gate() if self.is_gate_step(step) else list(self.gate.parameters())
+        gate = list(self.gate.parameters())
+        return self._parameters_beside_the_gate(self.gate) if self.is_gate_step(step) else gate
 
-    def _parameters_beside_the_gate(self) -> list[nn.Parameter]:
-        gate = {id(parameter) for parameter in self.gate.parameters()}
-        return [parameter for parameter in self.parameters() if id(parameter) not in gate and parameter.requires_grad]
+    def _parameters_beside_the_gate(self, gate: nn.Linear) -> list[nn.Parameter]:
+        of_gate = {id(parameter) for parameter in gate.parameters()}
+        return [weight for weight in self.parameters() if id(weight) not in of_gate and weight.requires_grad]
 
     def is_gate_step(self, step: int) -> bool:
         """Say whether the (0-based) step updates the gate alone: every `gate_every`-th does."""
-        every = self.options.gate_every
+        every = self.options.gate_every if self.options.gate else 0
         return every > 0 and (step + 1) % every == 0
 
     @property
     def held_out_share(self) -> float:
-        return self.options.held_out_share if self.options.gate_data == "held_out" else 0.0
+        is_held_out = self.options.gate and self.options.gate_data == "held_out"
+        return self.options.held_out_share if is_held_out else 0.0
 
     def is_held_out_step(self, step: int) -> bool:
         return self.held_out_share > 0 and self.is_gate_step(step)
 
 
 @contextmanager
-def _outputs(module: nn.Module) -> Iterator[list[Tensor]]:
+def _outputs(module: nn.Module | None) -> Iterator[list[Tensor]]:
     """Yield a list that gets the module's output, detached, whenever it is called inside the block."""
     outputs: list[Tensor] = []
+    if module is None:
+        yield outputs
+        return
     hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.detach()))
     try:
         yield outputs

@@ -12,6 +12,7 @@ from dtbench.errors import ConfigError
 from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
 from dtbench.models.base import SequencePolicy, Window
 from dtbench.models.parts.heads import ActionHead
+from dtbench.models.parts.initial_weights import SMALL, shrink
 from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.tokens import TrajectoryEmbedding
 
@@ -57,7 +58,7 @@ class Lamo(SequencePolicy):
         options = self.options
         backbone = options.load()
         width = backbone.config.width
-        self.initial_weights = backbone.description
+        self.initial_weights = options.describe_weights(backbone.description)
         self.embedding = TrajectoryEmbedding(
             dims["observation_dim"],
             dims["action_dim"],
@@ -69,11 +70,13 @@ class Lamo(SequencePolicy):
         self.trunk = backbone.build(lambda trunk, layer: Attention(trunk))
         reinit_heads(self.trunk, options.reinit_heads)
         self.head = ActionHead(width, dims["action_dim"], options.tanh, options.head)
-        self.language = build_language_loss(options, backbone, learns=False)
+        self.language = build_language_loss(options, backbone, learns=False, positions=False)
         if options.trained != "full":
             self.trunk.requires_grad_(False)
         if options.trained == "lora":
             add_lora(self.trunk, options.lora_rank, options.lora_alpha, options.lora_dropout)
+        if options.init == SMALL:
+            shrink(self.embedding, self.head)
 
     @classmethod
     def prepare(cls, options: LamoConfig) -> None:

@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from dtbench.errors import ConfigError
 from dtbench.models.gpt2_dt import (
     Gpt2Dt,
+    Gpt2DtConfig,
     alignment_schedule,
     cosine_alignment,
     extend_positions,
@@ -50,11 +51,10 @@ def test_reference_alignment_is_the_references_einsum():
 
 
 def test_schedule_is_the_papers():
-    # 1 / (1 + exp(−((5000 − step) / 500 − 5)))
-    assert alignment_schedule(0) == pytest.approx(1 / (1 + math.exp(-5)))
-    assert alignment_schedule(2500) == pytest.approx(0.5)
-    assert alignment_schedule(5000) == pytest.approx(0.0067, abs=1e-4)
-    assert alignment_schedule(10**9) == pytest.approx(0)
+    for step in (1, 1250, 2500, 4000, 5000, 6000):
+        assert alignment_schedule(step, 5000) == pytest.approx(1 / (1 + math.exp(-((5000 - step) / 500 - 5))))
+        assert alignment_schedule(step // 10, 500) == pytest.approx(alignment_schedule(step, 5000), abs=1e-3)
+    assert alignment_schedule(10**9, 5000) == pytest.approx(0)
 
 
 def test_word_centres_find_separated_clusters():
@@ -67,13 +67,14 @@ def test_word_centres_find_separated_clusters():
     assert word_centres(words[:3], 12).shape == (3, 4)
 
 
-def test_alignment_is_added_with_its_weight_over_real_tokens_only(gpt2):
+@pytest.mark.parametrize("alignment", ["reference", "cosine"])
+def test_alignment_is_added_with_its_weight_over_real_tokens_only(gpt2, alignment):
     folder, _ = gpt2
-    module = build(backbone=folder, alignment_centres=10).eval()
+    module = build(backbone=folder, alignment_centres=10, alignment=alignment).eval()
     plain = build(backbone=folder, alignment="none").eval()
     batch = windows(module)
     loss, metrics = module.loss(batch)
-    expected = plain.loss(batch)[0] + 0.1 * alignment_schedule(0) * metrics["alignment_loss"]
+    expected = plain.loss(batch)[0] + 0.1 * alignment_schedule(1, 5000) * metrics["alignment_loss"]
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
     batch["observations"] = torch.where(batch["padding_mask"][..., None], batch["observations"], 99.0)
     assert module.loss(batch)[0].item() == pytest.approx(loss.item(), abs=1e-6)
@@ -89,8 +90,16 @@ def test_positions_are_extended_by_tiling_all_but_the_first_two_rows(gpt2):
     assert torch.equal(extended, positions[expected])
     module = build(backbone=gpt2[0], extended_positions=True)
     assert torch.equal(module.embedding.embed_timestep.weight.detach(), extended)
-    with pytest.raises(ConfigError, match="extended_positions"):
-        build(extended_positions=True)
+    assert build(extended_positions=False).embedding.embed_timestep.weight.std().item() > 0.9
+    untrained = build(width=256, heads=8).embedding.embed_timestep.weight  # backbone `scratch`
+    assert untrained.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_defaults_are_those_of_the_published_script():
+    """`run.sh` has --extend_positions, --share_input_output_proj and --gpt_kmeans_const 0.1 in every run."""
+    options = Gpt2DtConfig()
+    assert (options.extended_positions, options.shared_projections) == (True, True)
+    assert (options.alignment, options.alignment_weight, options.alignment_steps) == ("reference", 0.1, 5000)
 
 
 def test_shared_projection_has_no_weights_of_its_own(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dtbench.errors import ConfigError
+from dtbench.models.backbone.config import reinit_heads
 from dtbench.models.gpt2_dtma import Gpt2Dtma
 from dtbench.models.parts.mixers import HeadGatedAttention
 from dtbench.testing import DIMS, data_module, fit_steps, model_config, windows
@@ -26,7 +27,7 @@ def test_only_layer_0_is_gated_and_the_gate_starts_near_zero():
 def test_gate_values_are_not_normalised():
     module = build()
     torch.nn.init.normal_(module.gate.weight, std=3.0)
-    values = module.trunk.blocks[0].mixer.gate_values(torch.randn(2, 5, module.trunk.config.width))
+    values = module.gate(torch.randn(2, 5, module.trunk.config.width))
     assert values.min() < 0
     assert values.max() > 1
 
@@ -133,6 +134,46 @@ def test_named_heads_of_layer_0_get_new_queries(tmp_path):
     assert torch.equal(plain.trunk.blocks[0].mixer.key.weight, probed.trunk.blocks[0].mixer.key.weight)
     with pytest.raises(ConfigError, match="heads 0 to 1"):
         build(reinit_heads="[2]")
+
+
+def test_new_queries_are_drawn_as_published():
+    """Xavier's normal distribution over the (width, head width) slice; the head's query biases are 0."""
+    module = build(width=256, heads=4)
+    with torch.no_grad():
+        module.trunk.blocks[0].mixer.query.bias.fill_(1.0)
+    reinit_heads(module.trunk, [2])
+    mixer = module.trunk.blocks[0].mixer
+    drawn = mixer.query.weight.view(4, 64, 256)[2]
+    assert drawn.std().item() == pytest.approx((2 / (256 + 64)) ** 0.5, rel=0.03)  # 16,384 draws
+    assert mixer.query.bias.view(4, 64).sum(dim=1).tolist() == [64, 64, 0, 64]
+
+
+def test_without_its_gate_it_is_the_same_model_but_for_the_gate(tmp_path):
+    """Weights, settings and windows are equal; the first loss is that of a gate held at 1."""
+    gated, plain = build(gate_data="held_out"), build(gate_data="held_out", gate=False)
+    weights, without = dict(gated.named_parameters()), dict(plain.named_parameters())
+    assert weights.keys() - without.keys() == {"trunk.blocks.0.mixer.gate.weight", "trunk.blocks.0.mixer.gate.bias"}
+    assert all(torch.equal(weights[name], weight) for name, weight in without.items())
+    ours, theirs = (module.hparams["config"] for module in (gated, plain))
+    assert {**ours, "model": {**ours["model"], "gate": False}} == theirs
+    assert (gated.held_out_share, plain.held_out_share) == (0.2, 0.0)
+    batch = windows(gated)
+    loss, metrics = plain.eval().loss(batch)
+    assert not [name for name in metrics if name.startswith("gate_")]
+    assert loss.item() != pytest.approx(gated.eval().loss(batch)[0].item(), abs=1e-6)
+    with torch.no_grad():
+        gated.gate.weight.zero_()
+        gated.gate.bias.fill_(1.0)
+    assert loss.item() == pytest.approx(gated.loss(batch)[0].item(), abs=1e-6)
+    assert list(plain.frozen_parameters(4)) == []
+    before = {name: weight.clone() for name, weight in without.items()}
+    fit_steps(plain.train(), tmp_path, 5)
+    assert not torch.equal(before["trunk.blocks.0.mixer.query.weight"], plain.trunk.blocks[0].mixer.query.weight)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_mazes_add_time_before_the_norm(before):
+    assert build(time_before_norm=before).embedding.norm_before_time is not before
 
 
 def test_gate_every_step_is_refused():

@@ -101,10 +101,18 @@ def test_language_loss_is_gpt2s_own(gpt2):
     trunk = backbone.build().eval()
     ids = torch.randint(0, backbone.language.words.shape[0], (2, 16), generator=torch.Generator().manual_seed(0))
     expected = model(input_ids=ids, labels=ids).loss
-    loss = LanguageLoss(backbone.language, lambda seed, step, rank: ids, (2, 16), learns=False)(
-        trunk, seed=0, step=0, rank=0
-    )
-    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)  # fp32, the bound of the trunk's own test
+
+    def loss(positions):
+        language = LanguageLoss(
+            backbone.language, lambda seed, step, rank: ids, (2, 16), learns=False, positions=positions
+        )
+        return language(trunk, seed=0, step=0, rank=0).item()
+
+    assert loss(positions=True) == pytest.approx(expected.item(), abs=1e-5)  # fp32, the bound of the trunk's own test
+    model.transformer.wpe.weight.data.zero_()
+    without = model(input_ids=ids, labels=ids).loss.item()
+    assert abs(without - expected.item()) > 1e-3
+    assert loss(positions=False) == pytest.approx(without, abs=1e-5)
 
 
 def test_language_loss_is_added_with_its_weight_and_trains_the_lora(gpt2, tmp_path):
@@ -115,6 +123,7 @@ def test_language_loss_is_added_with_its_weight_and_trains_the_lora(gpt2, tmp_pa
     loss, metrics = module.loss(batch)
     assert loss.item() == pytest.approx(plain.loss(batch)[0].item() + 0.5 * metrics["language_loss"].item(), abs=1e-5)
     assert not module.language.words.requires_grad
+    assert module.language.positions is None  # the published code adds none
     words = module.language.words.clone()
     fit_steps(module.train(), tmp_path / "run", 2)
     assert torch.equal(words, module.language.words)

@@ -78,11 +78,14 @@ def prepare_backbone(options: BackboneConfig) -> None:
         open_text(options.text, backbone, options.text_context)
 
 
-def build_language_loss(options: BackboneConfig, backbone: Backbone, *, learns: bool) -> LanguageLoss | None:
+def build_language_loss(
+    options: BackboneConfig, backbone: Backbone, *, learns: bool, positions: bool
+) -> LanguageLoss | None:
     """Build the language loss between the backbone's own tables; None if its weight is 0.
 
     Args:
         learns: whether the word and position tables are trained.
+        positions: whether positions are added to the words.
 
     Raises:
         ConfigError: the backbone is not a language model.
@@ -95,11 +98,14 @@ def build_language_loss(options: BackboneConfig, backbone: Backbone, *, learns: 
         )
     batches = TextBatches(options.text, backbone, options.text_batch, options.text_context)
     shape = (options.text_batch, min(options.text_context, len(backbone.language.positions)))
-    return LanguageLoss(backbone.language, batches, shape, learns=learns)
+    return LanguageLoss(backbone.language, batches, shape, learns=learns, positions=positions)
 
 
 def reinit_heads(trunk: nn.Module, heads: list[int]) -> None:
-    """Draw the query weights of some heads of layer 0 again, N(0, 0.02), as GPT2-DTMA's `--reinit_markov_head`.
+    """Draw the query weights of some heads of layer 0 again and set their biases to 0.
+
+    GPT2-DTMA's probe of commit 39b5c79: Xavier's normal distribution over the (width, head width) slice, whose standard
+    deviation is 0.049 in GPT-2 small.
 
     Raises:
         ConfigError: there is no such head, or the trunk is not ours.
@@ -115,4 +121,5 @@ def reinit_heads(trunk: nn.Module, heads: list[int]) -> None:
     assert isinstance(mixer, Attention)
     with torch.no_grad():
         for head in heads:
-            nn.init.normal_(mixer.query.weight.view(count, -1, trunk.config.width)[head], std=0.02)
+            nn.init.xavier_normal_(mixer.query.weight.view(count, -1, trunk.config.width)[head])
+            nn.init.zeros_(mixer.query.bias.view(count, -1)[head])

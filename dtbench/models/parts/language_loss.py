@@ -30,12 +30,16 @@ class LanguageLoss(nn.Module):
         draw: draws the text of a step.
         text_shape: (B, T) of that text, for an estimate of memory.
         learns: whether the tables are trained (GPT-2-DT) or kept (LaMo).
+        positions: whether positions are added to the words. LaMo's D4RL code adds none: its `to_add_position_embeds` is
+            never set.
     """
 
-    def __init__(self, tables: LanguageTables, draw: DrawText, text_shape: tuple[int, int], *, learns: bool) -> None:
+    def __init__(
+        self, tables: LanguageTables, draw: DrawText, text_shape: tuple[int, int], *, learns: bool, positions: bool
+    ) -> None:
         super().__init__()
         self.words = nn.Parameter(tables.words.clone(), requires_grad=learns)
-        self.positions = nn.Parameter(tables.positions.clone(), requires_grad=learns)
+        self.positions = nn.Parameter(tables.positions.clone(), requires_grad=learns) if positions else None
         self.draw, self.text_shape = draw, text_shape
 
     def forward(self, trunk: nn.Module, seed: int, step: int, rank: int) -> Tensor:
@@ -44,7 +48,9 @@ class LanguageLoss(nn.Module):
 
     def cross_entropy(self, trunk: nn.Module, ids: Tensor) -> Tensor:
         """(B, T) int64 token ids → mean cross-entropy of tokens 1 … T − 1, in nats."""
-        tokens = self.words[ids] + self.positions[: ids.shape[1]]
+        tokens = self.words[ids]
+        if self.positions is not None:
+            tokens = tokens + self.positions[: ids.shape[1]]
         hidden = trunk(tokens, torch.ones_like(ids, dtype=torch.bool))
         logits = hidden[:, :-1] @ self.words.T
         return nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())

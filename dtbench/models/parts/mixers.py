@@ -52,19 +52,21 @@ class HeadGatedAttention(Attention):
     """Mixture of Attention of GPT2-DTMA (arXiv 2409.06985; Markov-Head-Offline-RL, trajectory_gpt2.py).
 
     o_t = Concat_h(α_{t,h} · o_{t,h}) W_O with α_t = x_t W_g + b_g: a plain linear gate per head at each query token, no
-    softmax and no sigmoid. W_g ~ N(0, 0.02) and b_g = 0, so the layer starts almost switched off.
+    softmax and no sigmoid. W_g ~ N(0, 0.02) and b_g = 0, so the layer starts almost switched off. With `gate` set to
+    None, it is plain attention.
     """
+
+    gate: nn.Linear | None
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__(config)
         self.gate = nn.Linear(config.width, config.heads)  # `Trunk` initialises it like every other linear map
 
     def weigh_heads(self, heads: Tensor, asking: Tensor) -> Tensor:
-        return self.gate_values(asking)[..., None] * heads
-
-    def gate_values(self, asking: Tensor) -> Tensor:
-        """Return α: (B, T', width) → (B, heads, T')."""
-        return torch.movedim(self.gate(asking), -1, 1)
+        if self.gate is None:
+            return heads
+        weights = torch.movedim(self.gate(asking), -1, 1)  # (B, heads, T')
+        return weights[..., None] * heads
 
 
 class CausalConvolution(nn.Module):

@@ -24,7 +24,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True)
 class TrunkConfig:
-    """Size and dropouts of a trunk; `inner_width` None means 4 × width, as in GPT-2."""
+    """Size, dropouts and initial weights of a trunk.
+
+    Attributes:
+        inner_width: of the MLPs; None means 4 × width, as in GPT-2.
+        scaled_residuals: whether the maps that are added to the residual stream start at 0.02 / √(2 · layers), as in
+            GPT-2 and in later versions of `transformers`, instead of 0.02 like all others.
+    """
 
     width: int
     layers: int
@@ -35,6 +41,7 @@ class TrunkConfig:
     attention_dropout: float = 0.1
     residual_dropout: float = 0.1
     norm_eps: float = 1e-5
+    scaled_residuals: bool = True
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads"):
@@ -83,7 +90,7 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList(Block(config, mixer(config, index)) for index in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.apply(_init_gpt2)
-        for block in self.blocks:  # GPT-2 shrinks what is added to the residual stream by the depth
+        for block in self.blocks if config.scaled_residuals else ():
             for name, parameter in block.named_parameters():
                 if name in ("mixer.output.weight", "mlp_out.weight"):
                     nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.layers))
