@@ -21,16 +21,21 @@ QUICK = {"dt", "bc"}
 BY_NAME = {check.name: check for check in CHECKS}
 
 
+#: Switches that make another model of a registered one.
+VARIANTS = [("gpt2_dtma", "model.gate=false")]
+
+
 def cases():
-    for name in MODELS:
+    for name, *overrides in [*((name,) for name in MODELS), *VARIANTS]:
         for check in CHECKS:
             slow = check.name == "two-processes" and name not in QUICK
-            yield pytest.param(name, check, id=f"{name}-{check.name}", marks=[pytest.mark.slow] if slow else [])
+            label = "-".join((name, *overrides, check.name))
+            yield pytest.param(name, overrides, check, id=label, marks=[pytest.mark.slow] if slow else [])
 
 
-@pytest.mark.parametrize(("name", "check"), cases())
-def test_contract(name, check, tmp_path):
-    check.run(Subject.find(name), tmp_path)
+@pytest.mark.parametrize(("name", "overrides", "check"), cases())
+def test_contract(name, overrides, check, tmp_path):
+    check.run(Subject.find(name, overrides), tmp_path)
 
 
 def verdicts(monkeypatch, model, folder, *names: str, overrides=()) -> dict[str, tuple[bool | None, str]]:
