@@ -7,6 +7,8 @@ Random: uniform actions. Expert: the waypoint controller, which stays at the goa
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dtbench.data.behaviours.waypoints import Waypoints
@@ -16,10 +18,10 @@ from dtbench.environments.pointmaze import DTMA_MAZES
 
 def episode_return(name: str, seed: int, expert: bool) -> float:
     """Return the undiscounted return of one episode."""
-    env = make_environment(f"dtbench/PointMazeDTMA-{name}-v0")
+    env: Any = make_environment(f"dtbench/PointMazeDTMA-{name}-v1")
     rng = np.random.default_rng(seed)
     observation, _ = env.reset(seed=seed)
-    walker = Waypoints(DTMA_MAZES[name], observation[-2:])
+    walker = Waypoints(DTMA_MAZES[name], env.unwrapped.goal)
     total, over = 0.0, False
     while not over:
         action = walker.act(observation) if expert else rng.uniform(-1, 1, size=2)

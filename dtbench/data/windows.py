@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ from dtbench.data.store import TrajectoryStore
 from dtbench.determinism import generator
 from dtbench.errors import ConfigError
 
-_STD_FLOOR = 1e-6  # DT's code adds it to the standard deviation
 _CHUNK = 1 << 18
+#: What `top_fraction` is a share of.
+TOP_BY = ("trajectories", "steps")
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,30 @@ class WindowOptions:
     Attributes:
         context_length: K, time steps per window.
         return_scale: rewards and returns-to-go are divided by it.
-        normalize_states: (s − mean) / (std + 1e-6) over the kept trajectories.
+        normalize_states: (s − mean) / (std + state_std_floor) over the kept trajectories.
+        state_std_floor: added to the standard deviation: 1e-6 in DT's code, 1e-3 in CORL's.
         delayed_reward: an episode's whole return is paid at its last step.
         trajectory_ratio: share of the trajectories to keep, a random subset seeded by `subset_seed`; 1 keeps all.
         top_fraction: share of those to keep by return, best first; 1 keeps all.
+        top_by: whether `top_fraction` counts trajectories (CORL) or their time steps (DT's code, which also takes the
+            state statistics from all trajectories then).
         next_observations: also gather `next_observations` and `terminations` (transitions for Q-learning).
+        drop_timeouts: leave out the last step of every episode that a time limit cut, as D4RL's `qlearning_dataset`.
+        discount: γ of `discounted_returns`, which are also gathered then.
     """
 
     context_length: int
     return_scale: float = 1.0
     normalize_states: bool = True
+    state_std_floor: float = 1e-6
     delayed_reward: bool = False
     trajectory_ratio: float = 1.0
     top_fraction: float = 1.0
+    top_by: str = "trajectories"
     subset_seed: int = 0
     next_observations: bool = False
+    drop_timeouts: bool = False
+    discount: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("trajectory_ratio", "top_fraction"):
@@ -56,6 +66,12 @@ class WindowOptions:
                 raise ConfigError(f"{name} must lie in (0, 1], not {getattr(self, name)}.")
         if self.return_scale <= 0 or self.context_length <= 0:
             raise ConfigError("return_scale and context_length must be positive.")
+        if self.state_std_floor <= 0:
+            raise ConfigError(f"state_std_floor must be positive, not {self.state_std_floor}.")
+        if self.top_by not in TOP_BY:
+            raise ConfigError(f"top_by must be one of {', '.join(TOP_BY)}, not {self.top_by!r}.")
+        if self.discount is not None and not 0 <= self.discount < 1:
+            raise ConfigError(f"discount must lie in [0, 1), not {self.discount}.")
 
 
 class Windows:
@@ -63,13 +79,20 @@ class Windows:
 
     Attributes:
         kept_episodes: (E',) int64, the trajectories that windows are drawn from, in the store's order.
-        state_mean, state_std: (obs_dim,) float32; 0 and 1 without normalisation. `state_std` includes the 1e-6.
+        state_mean, state_std: (obs_dim,) float32; 0 and 1 without normalisation. `state_std` includes the floor.
+
+    Raises:
+        ConfigError: `drop_timeouts` leaves no time steps.
     """
 
     def __init__(self, store: TrajectoryStore, options: WindowOptions) -> None:
         self.store, self.options = store, options
-        self.kept_episodes = kept_episodes(store.episode_returns, options)
+        self.kept_episodes = kept_episodes(store.episode_returns, options, store.episode_lengths)
+        ends = _ends(store, options)
+        self._ends = torch.from_numpy(ends)
         self._kept_steps = self._steps_of_kept()
+        if self.num_steps == 0:
+            raise ConfigError("Without the steps that a time limit cut, the dataset has no time steps.")
         mean, std = self._state_statistics()
         rewards = _delayed(store) if options.delayed_reward else np.asarray(store.rewards)
         self.state_mean, self.state_std = torch.from_numpy(mean), torch.from_numpy(std)
@@ -82,6 +105,10 @@ class Windows:
         self._returns_to_go = torch.from_numpy(
             (returns_to_go(rewards, store.episode_offsets) / options.return_scale).astype(np.float32)
         )
+        if options.discount is not None:
+            cut = store.truncations[store.episode_offsets[1:] - 1] & ~store.terminations[store.episode_offsets[1:] - 1]
+            discounted = discounted_returns(rewards, store.episode_offsets, ends, cut, options.discount)
+            self._discounted_returns = torch.from_numpy((discounted / options.return_scale).astype(np.float32))
 
     @property
     def num_steps(self) -> int:
@@ -104,11 +131,12 @@ class Windows:
             observations (B, K, obs_dim), actions (B, K, action_dim) or (B, K), rewards (B, K), returns_to_go (B, K),
             all float32 (discrete actions int64); timesteps (B, K) int64, 0-based in the episode; padding_mask (B, K)
             bool. With `next_observations`: next_observations (B, K, obs_dim) float32 and terminations (B, K) bool.
+            With `discount`: discounted_returns (B, K) float32.
         """
         length = self.options.context_length
         starts = starts.to(self._offsets.device)
         episodes = torch.searchsorted(self._offsets, starts, right=True) - 1
-        pads = (length - (self._offsets[episodes + 1] - starts)).clamp(min=0)[:, None]
+        pads = (length - (self._ends[episodes] - starts)).clamp(min=0)[:, None]
         position = torch.arange(length, device=starts.device) - pads
         mask = position >= 0
         index = starts[:, None] + position.clamp(min=0)
@@ -123,6 +151,8 @@ class Windows:
         if self.options.next_observations:
             batch["next_observations"] = self._normalize(self._next_observations(index, episodes), mask)
             batch["terminations"] = _take(self._terminations, index) & mask
+        if self.options.discount is not None:
+            batch["discounted_returns"] = _take(self._discounted_returns, index) * mask
         return batch
 
     def to(self, device: torch.device) -> Windows:
@@ -168,29 +198,39 @@ class Windows:
         return torch.where(last[..., None], final, following)
 
     def _steps_of_kept(self) -> NDArray[np.int64] | None:
-        """Return the time steps of the kept trajectories, or None when all are kept."""
-        if len(self.kept_episodes) == self.store.num_episodes:
+        """Return the time steps of the kept trajectories, or None when these are all of the store's."""
+        return self._steps_of(self.kept_episodes)
+
+    def _steps_of(self, episodes: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        offsets, ends = self.store.episode_offsets, self._ends.cpu().numpy()
+        if len(episodes) == self.store.num_episodes and np.array_equal(ends, offsets[1:]):
             return None
-        offsets = self.store.episode_offsets
-        return np.concatenate([np.arange(offsets[e], offsets[e + 1]) for e in self.kept_episodes])
+        return np.concatenate([np.arange(offsets[e], ends[e]) for e in episodes])
 
     def _state_statistics(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         dim = self.store.observation_dim
         if not self.options.normalize_states:
             return np.zeros(dim, np.float32), np.ones(dim, np.float32)
-        chunks = range(0, self.num_steps, _CHUNK)
-        mean = sum(self._chunk(start).sum(axis=0) for start in chunks) / self.num_steps
-        variance = sum(np.square(self._chunk(start) - mean).sum(axis=0) for start in chunks) / self.num_steps
-        return mean.astype(np.float32), (np.sqrt(variance) + _STD_FLOOR).astype(np.float32)
+        steps = self._kept_steps
+        if self.options.top_by == "steps":
+            everything = replace(self.options, top_fraction=1.0)
+            steps = self._steps_of(kept_episodes(self.store.episode_returns, everything, self.store.episode_lengths))
+        count = self.store.num_steps if steps is None else len(steps)
+        chunks = range(0, count, _CHUNK)
+        mean = sum(self._chunk(steps, start).sum(axis=0) for start in chunks) / count
+        variance = sum(np.square(self._chunk(steps, start) - mean).sum(axis=0) for start in chunks) / count
+        return mean.astype(np.float32), (np.sqrt(variance) + self.options.state_std_floor).astype(np.float32)
 
-    def _chunk(self, start: int) -> NDArray[np.float64]:
+    def _chunk(self, steps: NDArray[np.int64] | None, start: int) -> NDArray[np.float64]:
         rows: Any = slice(start, start + _CHUNK)
-        if self._kept_steps is not None:
-            rows = self._kept_steps[rows]
+        if steps is not None:
+            rows = steps[rows]
         return np.asarray(self.store.observations[rows], dtype=np.float64)
 
 
-def kept_episodes(returns: NDArray[np.float64], options: WindowOptions) -> NDArray[np.int64]:
+def kept_episodes(
+    returns: NDArray[np.float64], options: WindowOptions, lengths: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """Choose the trajectories to keep, in the store's order.
 
     The code of LaMo and of GPT2-DTMA negates the returns and compares strictly, so that even a ratio of 1 loses the
@@ -198,6 +238,8 @@ def kept_episodes(returns: NDArray[np.float64], options: WindowOptions) -> NDArr
 
     Args:
         returns: (E,) float64, undiscounted returns.
+        options: the shares to keep.
+        lengths: (E,) int64, steps of each trajectory; needed where `top_by` is `steps`.
     """
     kept = np.arange(len(returns))
     if options.trajectory_ratio < 1:
@@ -205,8 +247,44 @@ def kept_episodes(returns: NDArray[np.float64], options: WindowOptions) -> NDArr
         kept = np.sort(generator.permutation(len(returns))[: _share(len(returns), options.trajectory_ratio)])
     if options.top_fraction < 1:
         best_first = kept[np.argsort(-returns[kept], kind="stable")]
-        kept = np.sort(best_first[: _share(len(kept), options.top_fraction)])
+        count = _share(len(kept), options.top_fraction)
+        if options.top_by == "steps" and lengths is not None:
+            budget = int(options.top_fraction * lengths[kept].sum())
+            count = max(1, int(np.searchsorted(np.cumsum(lengths[best_first]), budget, side="right")))
+        kept = np.sort(best_first[:count])
     return kept
+
+
+def discounted_returns(
+    rewards: NDArray[Any], offsets: NDArray[np.int64], ends: NDArray[np.int64], cut: NDArray[np.bool_], discount: float
+) -> NDArray[np.float64]:
+    """Sum the discounted rewards from each step to its episode's end: (N,) → (N,) float64.
+
+    An episode that a time limit cut is continued with its last reward for ever, as in Cal-QL's code for Kitchen
+    (JaxCQL/replay_buffer.py, `infinite_horizon`).
+
+    Args:
+        rewards: (N,).
+        offsets: (E + 1,) int64, the episodes' first steps.
+        ends: (E,) int64, the step after the last one that counts; the result is 0 behind it.
+        cut: (E,) bool, whether a time limit ended the episode.
+        discount: γ.
+    """
+    found = np.zeros(len(rewards))
+    for start, end, endless in zip(offsets[:-1], ends, cut, strict=True):
+        value = float(rewards[end - 1]) / (1 - discount) if endless and end > start else 0.0
+        for step in range(end - 1, start - 1, -1):
+            value = float(rewards[step]) + discount * value
+            found[step] = value
+    return found
+
+
+def _ends(store: TrajectoryStore, options: WindowOptions) -> NDArray[np.int64]:
+    """Return the step after each episode's last one that windows may hold: (E,) int64."""
+    ends: NDArray[np.int64] = np.array(store.episode_offsets[1:], dtype=np.int64)
+    if options.drop_timeouts:
+        ends -= store.truncations[ends - 1] & ~store.terminations[ends - 1]
+    return ends
 
 
 def _share(count: int, ratio: float) -> int:

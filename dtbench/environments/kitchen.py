@@ -1,9 +1,10 @@
-"""Franka Kitchen with D4RL's observation of 60 numbers; gymnasium-robotics' environment has 59 and a goal.
+"""Franka Kitchen as D4RL has it: its observation of 60 numbers, its noise and its reward.
 
-D4RL's observation (d4rl/kitchen/kitchen_envs.py) holds the robot's 9 positions, the objects' 21, and a goal of 30
-numbers, zero except for the elements that the task is about; it has no velocities. gymnasium-robotics ported the same
-scene and the same goals, so its positions can be put in D4RL's order. Importing this module registers
-`dtbench/Kitchen-{complete,partial,mixed}-v0`; `make_environment` imports it.
+gymnasium-robotics ported D4RL's scene, controller and goals (d4rl/kitchen/kitchen_envs.py), but shows 59 numbers and a
+goal, has a tenth of D4RL's noise on the robot and a two-hundredth of it on the objects, and compares noiseless
+positions with the goals. D4RL's observation holds the robot's 9 positions, the objects' 21, and a goal of 30 numbers,
+zero except for the elements of the task; it has no velocities. Importing this module registers
+`dtbench/Kitchen-{complete,partial,mixed}-v1`; `make_environment` imports it.
 """
 
 from __future__ import annotations
@@ -24,19 +25,45 @@ TASKS = {
     "partial": ("microwave", "kettle", "light switch", "slide cabinet"),
     "mixed": ("microwave", "kettle", "bottom burner", "light switch"),
 }
+#: D4RL's noise on every position: uniform in ± ratio × amplitude (kitchen_multitask_v0.py, franka_config.xml).
+NOISE_RATIO = 0.1
+#: The amplitudes of the objects' 21 positions. gymnasium-robotics shifts them by one joint, so its own noise is off.
+OBJECT_AMPLITUDES = np.repeat([0.005, 0.0005, 0.005, 0.1, 0.005, 0.1, 0.005], [2, 6, 3, 3, 3, 3, 1])
 
 
-class D4rlObservation(gym.ObservationWrapper):
-    """Turns gymnasium-robotics' observation into D4RL's: (60,) float64."""
+class D4rlKitchen(gym.Wrapper):
+    """Turns gymnasium-robotics' kitchen, made without noise on the objects, into D4RL's: (60,) float64.
 
-    def __init__(self, env: gym.Env, goal: NDArray[np.float64]) -> None:
+    An element is paid, once, when its observed place is within the threshold of its goal; the last one ends the
+    episode. The robot's noise is the inner environment's: its controller starts from the observed positions.
+    """
+
+    def __init__(self, env: gym.Env, goals: dict[str, NDArray[np.float64]], threshold: float) -> None:
+        """Wrap an environment whose elements have goals of 30 numbers, NaN for the joints of others."""
         super().__init__(env)
-        self.goal = goal
+        self.goals, self.threshold = goals, threshold
+        self.goal = np.nansum(list(goals.values()), axis=0)
         self.observation_space = spaces.Box(-np.inf, np.inf, (2 * _POSITIONS,), np.float64)
 
-    def observation(self, observation: dict[str, Any]) -> NDArray[np.float64]:
-        state = observation["observation"]
-        return np.concatenate((state[_ROBOT], state[_OBJECTS], self.goal))
+    def reset(self, **kwargs: Any) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        observation, _ = self.env.reset(**kwargs)
+        self.left = set(self.goals)
+        return self._observe(observation["observation"]), {}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+        observation, _, _, truncated, _ = self.env.step(action)
+        seen = self._observe(observation["observation"])
+        reached = {element for element in self.left if self._is_reached(element, seen[:_POSITIONS])}
+        self.left -= reached
+        return seen, float(len(reached)), not self.left, truncated, {}
+
+    def _observe(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
+        robot: Any = self.env.unwrapped
+        drawn = robot.robot_env.np_random.uniform(-1, 1, len(OBJECT_AMPLITUDES))
+        return np.concatenate((state[_ROBOT], state[_OBJECTS] + NOISE_RATIO * OBJECT_AMPLITUDES * drawn, self.goal))
+
+    def _is_reached(self, element: str, positions: NDArray[np.float64]) -> bool:
+        return bool(np.sqrt(np.nansum((positions - self.goals[element]) ** 2)) < self.threshold)
 
 
 def kitchen(task: str, render_mode: str | None = None) -> gym.Env:
@@ -45,20 +72,23 @@ def kitchen(task: str, render_mode: str | None = None) -> gym.Env:
 
     import_robotics()
     from gymnasium_robotics.envs.franka_kitchen.kitchen_env import (
+        BONUS_THRESH,
         OBS_ELEMENT_GOALS,
         OBS_ELEMENT_INDICES,
         KitchenEnv,
     )
 
-    goal = np.zeros(_POSITIONS)
-    for element in TASKS[task]:
+    goals = {element: np.full(_POSITIONS, np.nan) for element in TASKS[task]}
+    for element, goal in goals.items():
         goal[OBS_ELEMENT_INDICES[element]] = OBS_ELEMENT_GOALS[element]
-    return D4rlObservation(KitchenEnv(tasks_to_complete=list(TASKS[task]), render_mode=render_mode), goal)
+    noise = {"robot_noise_ratio": NOISE_RATIO, "object_noise_ratio": 0.0}
+    env = KitchenEnv(tasks_to_complete=list(TASKS[task]), render_mode=render_mode, **noise)
+    return D4rlKitchen(env, goals, BONUS_THRESH)
 
 
 for _task in TASKS:
     gym.register(
-        f"dtbench/Kitchen-{_task}-v0",
+        f"dtbench/Kitchen-{_task}-v1",
         "dtbench.environments.kitchen:kitchen",
         max_episode_steps=280,
         kwargs={"task": _task},

@@ -1,6 +1,8 @@
 """PointMaze tasks with fixed goals, in gymnasium-robotics' own environment: D4RL's mazes and those of GPT2-DTMA.
 
 Importing this module registers them with gymnasium; `make_environment("dtbench/PointMaze-large-v0")` imports it.
+Observations are position, velocity and goal, as in Minari's datasets; the mazes of GPT2-DTMA show position and velocity
+only, as its code does (experiment-pointmaze, envs/pointmaze/utils/maze_utils.py).
 Episodes never terminate: the point stays in the maze until the time limit, and every step near the goal is rewarded, as
 in D4RL's maze2d and in GPT2-DTMA's evaluation.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,11 @@ class Maze:
     def is_free(self, cell: Cell) -> bool:
         """Return whether a cell is no wall."""
         return self.rows[cell[0]][cell[1]] != "#"
+
+    @property
+    def goal_cell(self) -> Cell:
+        """The (row, column) of the goal."""
+        return next(cell for cell in self.free_cells if self.rows[cell[0]][cell[1]] == "G")
 
     @property
     def free_cells(self) -> list[Cell]:
@@ -118,8 +126,13 @@ DTMA_MAZES = {
 }
 
 
-def point_maze(maze: str, reward_type: str, render_mode: str | None = None, **kwargs: Any) -> gym.Env:
-    """Make gymnasium-robotics' PointMaze over a maze of `MAZES`; the task continues after the goal is reached."""
+def point_maze(
+    maze: str, reward_type: str, show_goal: bool = True, render_mode: str | None = None, **kwargs: Any
+) -> gym.Env:
+    """Make gymnasium-robotics' PointMaze over a maze of `MAZES`; the task continues after the goal is reached.
+
+    Without `show_goal`, an observation is (x, y, velocity x, velocity y) instead of gymnasium-robotics' Dict.
+    """
     from dtbench.environments.make import import_robotics
 
     import_robotics()
@@ -128,6 +141,8 @@ def point_maze(maze: str, reward_type: str, render_mode: str | None = None, **kw
     rows = MAZES[maze].to_map()
     env: Any = PointMazeEnv(rows, render_mode, reward_type, continuing_task=True, reset_target=False, **kwargs)
     Path(env.tmp_xml_file_path).unlink(missing_ok=True)  # it is loaded, and nothing else deletes it
+    if not show_goal:
+        env = gym.wrappers.TransformObservation(env, itemgetter("observation"), env.observation_space["observation"])
     made: gym.Env[Any, Any] = env
     return made
 
@@ -137,15 +152,15 @@ MAZES = {f"d4rl/{name}": maze for name, (maze, _) in D4RL_MAZES.items()}
 MAZES |= {f"dtma/{name}": maze for name, maze in DTMA_MAZES.items()}
 
 
-def _register(name: str, maze: str, reward_type: str, horizon: int) -> None:
-    kwargs = {"maze": maze, "reward_type": reward_type}
+def _register(name: str, maze: str, reward_type: str, horizon: int, show_goal: bool = True) -> None:
+    kwargs = {"maze": maze, "reward_type": reward_type, "show_goal": show_goal}
     gym.register(
-        f"dtbench/{name}-v0", "dtbench.environments.pointmaze:point_maze", max_episode_steps=horizon, kwargs=kwargs
+        f"dtbench/{name}", "dtbench.environments.pointmaze:point_maze", max_episode_steps=horizon, kwargs=kwargs
     )
 
 
 for _name, (_, _horizon) in D4RL_MAZES.items():
-    _register(f"PointMaze-{_name}", f"d4rl/{_name}", "sparse", _horizon)
-    _register(f"PointMaze-{_name}-dense", f"d4rl/{_name}", "dense", _horizon)
+    _register(f"PointMaze-{_name}-v0", f"d4rl/{_name}", "sparse", _horizon)
+    _register(f"PointMaze-{_name}-dense-v0", f"d4rl/{_name}", "dense", _horizon)
 for _name in DTMA_MAZES:
-    _register(f"PointMazeDTMA-{_name}", f"dtma/{_name}", "dense", DTMA_HORIZON)
+    _register(f"PointMazeDTMA-{_name}-v1", f"dtma/{_name}", "dense", DTMA_HORIZON, show_goal=False)

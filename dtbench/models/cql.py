@@ -1,4 +1,7 @@
-"""Conservative Q-Learning (Kumar et al., 2020, arXiv 2006.04779; young-geng/CQL, and cql.py of CORL)."""
+"""Conservative Q-Learning (Kumar et al., 2020, arXiv 2006.04779; young-geng/CQL, and cql.py of CORL).
+
+With `calibrated` it is Cal-QL (Nakamoto et al., 2023, arXiv 2303.05479) before its online phase.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ class CqlConfig:
         policy_layers: hidden layers of the policy.
         critic_layers: hidden layers of each critic.
         policy_learning_rate: learning rate of the policy and of the entropy's temperature.
+        orthogonal_policy: whether the policy's initial weights are orthogonal.
         discount: γ.
         target_rate: τ of the moving average that the target critics are.
         penalty_weight: α of the penalty (`cql_alpha`, `min_q_weight`).
@@ -46,6 +50,8 @@ class CqlConfig:
         max_target_backup: whether the best of `sampled_actions` next actions is backed up.
         backup_entropy: whether the entropy term is subtracted from the target.
         clip_difference_min: lower bound of the penalty's difference, None for none.
+        calibrated: whether Q of the policy's actions, in the penalty, is at least the discounted return that the data
+            continued with. It needs `reward_bias` 0.
         clone_steps: number of first steps that train the policy by cloning instead of by the critics.
         orthogonal: whether the critics' initial weights are orthogonal.
         reward_scale: raw rewards r become reward_scale · r + reward_bias.
@@ -67,8 +73,10 @@ class CqlConfig:
     max_target_backup: bool = False
     backup_entropy: bool = False
     clip_difference_min: float | None = None
+    calibrated: bool = False
     clone_steps: int = 0
     orthogonal: bool = True
+    orthogonal_policy: bool = False
     reward_scale: float = 1.0
     reward_bias: float = 0.0
 
@@ -78,19 +86,26 @@ class CqlConfig:
         require_not_negative("model", self, "clone_steps", "penalty_weight")
         require(0 <= self.discount < 1, "model.discount", "must lie in [0, 1)", self.discount)
         require(0 < self.target_rate <= 1, "model.target_rate", "must lie in (0, 1]", self.target_rate)
+        biased = self.calibrated and self.reward_bias != 0
+        require(not biased, "model.reward_bias", "must be 0 with model.calibrated", self.reward_bias)
 
 
 class SquashedGaussianPolicy(nn.Module):
-    """π(a|s): tanh of a Gaussian whose mean and log standard deviation an MLP gives."""
+    """π(a|s): tanh of a Gaussian whose mean and log standard deviation an MLP gives.
 
-    def __init__(self, observation_dim: int, action_dim: int, width: int, layers: int) -> None:
+    The log standard deviation is multiplied and shifted by two learnt numbers, as in young-geng's code.
+    """
+
+    def __init__(self, observation_dim: int, action_dim: int, width: int, layers: int, orthogonal: bool) -> None:
         super().__init__()
-        self.network = mlp(observation_dim, 2 * action_dim, width, layers, orthogonal=False)
+        self.network = mlp(observation_dim, 2 * action_dim, width, layers, orthogonal)
+        self.log_std_multiplier = nn.Parameter(torch.ones(()))
+        self.log_std_offset = nn.Parameter(-torch.ones(()))
 
     def distribution(self, observations: Tensor) -> TransformedDistribution:
         """(…, obs_dim) → a distribution over (…, action_dim)."""
         mean, log_std = self.network(observations).chunk(2, dim=-1)
-        log_std = (log_std - 1.0).clamp(*_LOG_STD_RANGE)  # the offset of young-geng's code
+        log_std = (self.log_std_multiplier * log_std + self.log_std_offset).clamp(*_LOG_STD_RANGE)
         return TransformedDistribution(Normal(mean, log_std.exp()), TanhTransform(cache_size=1))
 
     def sample(self, observations: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
@@ -124,7 +139,7 @@ class TwinCritics(nn.Module):
 
 
 class ConservativeQLearning(OfflineModule):
-    """CQL(H) on single transitions; bootstraps through truncation, never through termination.
+    """CQL(H) on single transitions; bootstraps through everything but termination.
 
     The losses of critics, policy, temperature and multiplier are computed at the same weights and reach disjoint
     parameters, so that their sum needs one backward pass and one optimiser. This equals the reference, which also
@@ -137,7 +152,7 @@ class ConservativeQLearning(OfflineModule):
         super().__init__(config, dims, seed)
         options = self.options
         sizes = (dims["observation_dim"], dims["action_dim"], options.width)
-        self.policy = SquashedGaussianPolicy(*sizes, options.policy_layers)
+        self.policy = SquashedGaussianPolicy(*sizes, options.policy_layers, options.orthogonal_policy)
         self.critics = TwinCritics(*sizes, options.critic_layers, options.orthogonal)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.zeros(()))
@@ -146,7 +161,9 @@ class ConservativeQLearning(OfflineModule):
 
     @property
     def window_options(self) -> dict[str, Any]:
-        return {"next_observations": True, "return_scale": 1.0}
+        """Ask for CORL's transitions: raw rewards, std + 1e-3, no steps that a time limit cut."""
+        wanted = {"next_observations": True, "return_scale": 1.0, "drop_timeouts": True, "state_std_floor": 1e-3}
+        return {**wanted, "discount": self.options.discount} if self.options.calibrated else wanted
 
     def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
         real = batch["padding_mask"]
@@ -157,7 +174,11 @@ class ConservativeQLearning(OfflineModule):
         new_actions, log_pi = self.policy.sample(observations)
         alpha_loss = -(self.log_alpha * (log_pi.detach() + self.target_entropy)).mean()
         policy_loss = self.policy_loss(observations, actions, new_actions, log_pi, alpha)
-        td_loss, difference = self.critic_losses(observations, actions, rewards, following, ended.float(), alpha)
+        least = None
+        if self.options.calibrated:
+            least = self.options.reward_scale * batch["discounted_returns"][real]
+        transitions = (observations, actions, rewards, following, ended.float())
+        td_loss, difference = self.critic_losses(*transitions, alpha, least)
         penalty, multiplier_loss = self.penalty(difference)
         total = policy_loss + alpha_loss + (td_loss + penalty).sum() + multiplier_loss
         return total, {
@@ -178,11 +199,19 @@ class ConservativeQLearning(OfflineModule):
         return (alpha * log_pi - values.amin(dim=0)).mean()
 
     def critic_losses(
-        self, observations: Tensor, actions: Tensor, rewards: Tensor, following: Tensor, ended: Tensor, alpha: Tensor
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        following: Tensor,
+        ended: Tensor,
+        alpha: Tensor,
+        least: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the squared Bellman error and the mean conservative difference of each critic: (2,) and (2,).
 
         The difference is T logsumexp(… / T) − Q(s, a) over uniform actions, actions of π(·|s′) and actions of π(·|s).
+        Q of the policy's actions is raised to `least` (N,), if given.
         """
         options, (count, dim) = self.options, actions.shape
         with torch.no_grad():
@@ -192,6 +221,9 @@ class ConservativeQLearning(OfflineModule):
             next_, log_next = self.policy.sample(following, options.sampled_actions)
             log_uniform = torch.full_like(log_current, dim * math.log(0.5))
         values = self.critics(observations, torch.cat((actions[:, None], uniform, next_, current), dim=1))
+        if least is not None:
+            others, of_policy = values.split([1 + options.sampled_actions, 2 * options.sampled_actions], dim=-1)
+            values = torch.cat((others, torch.maximum(of_policy, least[:, None])), dim=-1)
         of_data, sampled = values[..., 0], values[..., 1:]
         if options.importance_sampling:
             sampled = sampled - torch.cat((log_uniform, log_next, log_current), dim=1)

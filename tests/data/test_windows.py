@@ -149,7 +149,100 @@ def test_only_kept_trajectories_are_drawn_and_measured(tmp_path):
     assert np.allclose(windows.state_mean.numpy(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("bad", [{"trajectory_ratio": 0.0}, {"top_fraction": 1.5}, {"return_scale": 0.0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"trajectory_ratio": 0.0},
+        {"top_fraction": 1.5},
+        {"return_scale": 0.0},
+        {"top_by": "length"},
+        {"discount": 1.0},
+        {"state_std_floor": 0.0},
+    ],
+)
 def test_impossible_options_are_refused(bad):
     with pytest.raises(ConfigError):
         WindowOptions(4, **bad)
+
+
+@pytest.mark.parametrize("context", [1, 4])
+def test_steps_that_a_time_limit_cut_are_left_out_if_asked_for(tmp_path, context):
+    """As in D4RL's qlearning_dataset: no window holds such a step, and the statistics do not count it."""
+    store = factory.store(tmp_path / "s", (5, 1, 12, 7))  # every second episode is truncated
+    windows = Windows(store, WindowOptions(context, drop_timeouts=True, next_observations=True))
+    remaining = [step for step in range(25) if step not in (5, 24)]
+    drawn = windows.draw(2000, seed=0, step=0)
+    assert set(drawn.tolist()) == set(remaining)
+    assert windows.num_steps == len(remaining) == 23
+    batch = windows.gather(drawn)
+    last_of = {0: 5, 6: 18, 18: 24}  # start of an episode: the step after its last remaining one
+    for row, start in enumerate(drawn.tolist()):
+        begin = max(b for b in last_of if b <= start)
+        steps = list(range(start, min(start + context, last_of[begin])))
+        real = batch["padding_mask"][row]
+        assert real.tolist() == [False] * (context - len(steps)) + [True] * len(steps)
+        for position, step in enumerate(steps, start=context - len(steps)):
+            following = store.observations[step + 1] if step not in (4, 17) else store.final_observations[begin // 3]
+            shown = batch["next_observations"][row, position] * windows.state_std + windows.state_mean
+            assert np.allclose(shown, following, atol=1e-5)
+    assert np.allclose(windows.state_mean, store.observations[remaining].mean(0), atol=1e-5)
+
+
+def test_a_dataset_without_remaining_steps_is_refused(tmp_path):
+    store = factory.build(tmp_path / "s", [factory.episode(1, terminated=False, truncated=True)])
+    with pytest.raises(ConfigError, match="no time steps"):
+        Windows(store, WindowOptions(1, drop_timeouts=True))
+
+
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("delayed", [False, True])
+def test_discounted_returns_continue_behind_a_time_limit(tmp_path, drop, delayed):
+    """Cal-QL's rule for Kitchen: a terminated episode ends, a truncated one pays its last reward for ever."""
+    store = factory.store(tmp_path / "s", (5, 1, 12, 7))
+    options = WindowOptions(1, return_scale=2.0, discount=0.9, drop_timeouts=drop, delayed_reward=delayed)
+    windows = Windows(store, options)
+    for episode in range(4):
+        begin, end = store.episode_offsets[episode], store.episode_offsets[episode + 1]
+        rewards = [float(reward) for reward in store.rewards[begin:end]]
+        if delayed:
+            rewards = [0.0] * (len(rewards) - 1) + [sum(rewards)]
+        truncated = episode % 2 == 1
+        if truncated and drop:
+            rewards.pop()
+        for step in range(len(rewards)):
+            expected = sum(0.9**k * reward for k, reward in enumerate(rewards[step:]))
+            if truncated:
+                expected += sum(0.9**k * rewards[-1] for k in range(len(rewards) - step, 1000))
+            found = windows.gather(torch.tensor([int(begin) + step]))["discounted_returns"]
+            assert found.shape == (1, 1)
+            assert found.item() == pytest.approx(expected / 2, rel=1e-5, abs=1e-5)
+
+
+def test_best_share_by_steps_equals_the_loop_of_the_decision_transformer(tmp_path):
+    """gym/experiment.py: the best always, and then as many of the next best as fit into a share of the steps."""
+    rng = np.random.default_rng(0)
+    for share in (0.01, 0.1, 0.35, 0.9):
+        for _ in range(20):
+            returns, lengths = rng.normal(size=15), rng.integers(1, 40, size=15)
+            budget, kept, used = int(share * lengths.sum()), [], 0
+            for episode in sorted(range(15), key=lambda e: -returns[e]):
+                if kept and used + lengths[episode] > budget:
+                    break
+                kept.append(episode)
+                used += lengths[episode]
+            options = WindowOptions(4, top_fraction=share, top_by="steps")
+            assert kept_episodes(returns, options, lengths).tolist() == sorted(kept)
+
+
+def test_by_steps_the_statistics_are_those_of_all_trajectories(tmp_path):
+    store = factory.store(tmp_path / "s")
+    by_steps = Windows(store, WindowOptions(4, top_fraction=0.25, top_by="steps"))
+    assert len(by_steps.kept_episodes) < store.num_episodes
+    assert np.allclose(by_steps.state_mean, store.observations.mean(0), atol=1e-5)
+    assert by_steps.num_steps == store.episode_lengths[by_steps.kept_episodes].sum()
+
+
+def test_the_floor_of_the_standard_deviation_can_be_chosen(tmp_path):
+    store = factory.store(tmp_path / "s")
+    one, other = (Windows(store, WindowOptions(4, state_std_floor=floor)) for floor in (1e-6, 1e-3))
+    assert torch.allclose(other.state_std - one.state_std, torch.full((3,), 1e-3 - 1e-6), atol=1e-6)

@@ -20,7 +20,7 @@ from dtbench.suites.suites import load_suite
 #: Where gymnasium-robotics says that the goal is reached.
 REACHED = 0.45
 NAMES = [f"dtbench/PointMaze-{n}{r}-v0" for n in D4RL_MAZES for r in ("", "-dense")]
-NAMES += [f"dtbench/PointMazeDTMA-{n}-v0" for n in DTMA_MAZES]
+DTMA_NAMES = [f"dtbench/PointMazeDTMA-{n}-v1" for n in DTMA_MAZES]
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,24 @@ def test_observation_is_state_then_goal_and_episodes_go_on(name):
         assert not terminated
         assert not truncated
         assert np.array_equal(seen[-2:], flat[-2:])
-        assert reward == pytest.approx(1.0 if "dense" not in name and "DTMA" not in name else np.exp(0), abs=0.05)
+        assert reward == pytest.approx(1.0, abs=0.05)  # exp(0) where it is dense
+
+
+@pytest.mark.parametrize("name", DTMA_NAMES)
+def test_the_papers_mazes_show_the_state_without_the_goal(name):
+    """GPT2-DTMA's agents see position and velocity only (envs/pointmaze/utils/maze_utils.py)."""
+    env, plain = make_environment(name), gym.make("dtbench/PointMaze-umaze-dense-v0")
+    maze = env.unwrapped
+    flat, _ = env.reset(seed=3)
+    assert flat.shape == env.observation_space.shape == plain.observation_space["observation"].shape == (4,)
+    assert env.observation_space.contains(flat)
+    assert np.array_equal(flat, np.concatenate((maze.data.qpos, maze.data.qvel)))
+    maze.point_env.set_state(maze.goal.copy(), np.zeros(2))
+    for _ in range(5):
+        _, reward, terminated, truncated, _ = env.step(np.zeros(2, dtype=np.float32))
+        assert reward == pytest.approx(1.0, abs=0.05)
+        assert not terminated
+        assert not truncated
 
 
 def test_the_ant_sees_where_it_stands():
@@ -103,21 +120,23 @@ def test_environments_follow_gymnasiums_rules():
 
 @pytest.mark.parametrize("name", ["u", "medium"])
 def test_the_walker_arrives(name):
-    env = make_environment(f"dtbench/PointMazeDTMA-{name}-v0")
+    env = make_environment(f"dtbench/PointMazeDTMA-{name}-v1")
     observation, _ = env.reset(seed=0)
-    walker = Waypoints(DTMA_MAZES[name], observation[-2:])
+    goal = env.unwrapped.goal
+    walker = Waypoints(DTMA_MAZES[name], goal)
     for _ in range(300):
         if walker.has_reached(observation, REACHED):
             break
         observation, *_ = env.step(walker.act(observation).astype(np.float32))
-    assert np.linalg.norm(observation[:2] - observation[-2:]) <= REACHED
+    assert np.linalg.norm(observation[:2] - goal) <= REACHED
 
 
 def test_local_mazes_have_whole_episodes_and_a_size_of_their_own():
     store = local.build("pointmaze-dtma-u", steps=4_000)
     assert store.episode_lengths.tolist() == [300] * 13
+    assert store.observation_dim == 4
     assert local.whole_size("pointmaze-dtma-u", 1_000_000) == 300_000
-    assert local.dataset_id("pointmaze-dtma-large", 10**6) == "local/pointmaze-dtma-large-r2-300000-s0"
+    assert local.dataset_id("pointmaze-dtma-large", 10**6) == "local/pointmaze-dtma-large-r3-300000-s0"
     assert local.whole_size("pointmaze-large", 1_000_000) == 1_000_000
     assert local.whole_size("hopper-medium", 1_234) == 1_234
 
@@ -125,7 +144,7 @@ def test_local_mazes_have_whole_episodes_and_a_size_of_their_own():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_walkers_of_the_paper_take_other_points_each_time_and_then_act_at_random(seed):
     """The published generator's rule, recovered from the actions: each is a PD step to a permitted point."""
-    maze, env = DTMA_MAZES["medium"], make_environment("dtbench/PointMazeDTMA-medium-v0")
+    maze, env = DTMA_MAZES["medium"], make_environment("dtbench/PointMazeDTMA-medium-v1")
     observation, _ = env.reset(seed=seed)
     act = walk_then_act_randomly(maze)(np.random.default_rng(seed))
     place = maze.centre((6, 6)) + np.random.default_rng(seed).uniform(-0.25, 0.25, size=2)
@@ -196,18 +215,3 @@ def test_flatten_lays_out_nested_spaces():
     assert np.array_equal(flatten(space, values)[1], gym.spaces.flatten(space, {"a": values["a"][1], "b": 3}))
     with pytest.raises(ConfigError, match="cannot be flattened"):
         flatten(gym.spaces.Text(4), ["a"])
-
-
-@pytest.mark.parametrize("task", ["complete", "partial", "mixed"])
-def test_kitchen_shows_what_d4rl_shows(task):
-    env = make_environment(f"dtbench/Kitchen-{task}-v0")
-    observation, _ = env.reset(seed=0)
-    assert observation.shape == env.observation_space.shape == (60,)
-    kitchen = env.unwrapped
-    robot = kitchen.robot_env.data.qpos
-    assert np.allclose(observation[:9], robot[:9], atol=0.2)  # the environment adds noise to what is seen
-    assert np.allclose(observation[9:30], robot[9:30], atol=0.2)
-    goals = {"complete": 4, "partial": 4, "mixed": 4}
-    assert len(kitchen.goal) == goals[task]
-    assert np.count_nonzero(observation[30:]) == sum(np.count_nonzero(goal) for goal in kitchen.goal.values())
-    assert env.spec.max_episode_steps == 280

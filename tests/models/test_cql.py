@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from dtbench.config import compose, load_preset
 from dtbench.errors import ConfigError
 from dtbench.models.cql import ConservativeQLearning, SquashedGaussianPolicy
+from dtbench.registry import model_entry
+from dtbench.suites.suites import load_suite
 from dtbench.testing import DIMS, model_config
 
 N, SAMPLES, DIM = 4, 10, DIMS["action_dim"]
@@ -29,6 +32,7 @@ def transitions(seed: int = 0) -> dict[str, torch.Tensor]:
         "actions": torch.rand(N, 1, DIM, generator=g, dtype=torch.float64) * 1.8 - 0.9,
         "rewards": torch.randn(N, 1, generator=g, dtype=torch.float64),
         "terminations": torch.tensor([[True], [True], [False], [False]]),
+        "discounted_returns": torch.randn(N, 1, generator=g, dtype=torch.float64),
         "padding_mask": torch.ones(N, 1, dtype=torch.bool),
     }
 
@@ -45,7 +49,8 @@ def forward(network: torch.nn.Sequential, x: np.ndarray) -> np.ndarray:
 def log_density(module, observation: np.ndarray, action: np.ndarray) -> float:
     """log π(a|s) by the change of variables a = tanh u: Σ log N(u; μ, σ) − log(1 − a²)."""
     mean, log_std = np.split(forward(module.policy.network, observation), 2)
-    std, u = np.exp(np.clip(log_std - 1, -20, 2)), np.arctanh(action)
+    scale, offset = module.policy.log_std_multiplier.item(), module.policy.log_std_offset.item()
+    std, u = np.exp(np.clip(scale * log_std + offset, -20, 2)), np.arctanh(action)
     normal = -0.5 * ((u - mean) / std) ** 2 - np.log(std) - 0.5 * math.log(2 * math.pi)
     return float((normal - np.log(1 - action**2)).sum())
 
@@ -85,6 +90,8 @@ def draws(monkeypatch):
         {"lagrange": True, "target_gap": 0.8},
         {"clip_difference_min": 2.0, "reward_scale": 10.0, "reward_bias": -5.0},
         {"temperature": 0.5},
+        {"calibrated": True, "reward_scale": 3.0},
+        {"calibrated": True, "importance_sampling": False, "max_target_backup": True},
     ],
 )
 def test_loss_is_the_equation(draws, options):
@@ -94,11 +101,14 @@ def test_loss_is_the_equation(draws, options):
         for network in (*module.critics.networks, *module.target_critics.networks, module.policy.network):
             network[-1].weight.normal_(std=0.5)
         module.log_alpha.fill_(0.3)
+        module.policy.log_std_multiplier.fill_(0.7)
+        module.policy.log_std_offset.fill_(-0.4)
     total, _ = module.loss(batch)
     new, next_, current, at_next = draws["policy"]
     uniform = draws["uniform"][0].numpy() * 2 - 1
     s, s2, a = (batch[name][:, 0].numpy() for name in ("observations", "next_observations", "actions"))
     r, ended = batch["rewards"][:, 0].numpy(), batch["terminations"][:, 0].numpy()
+    returns = batch["discounted_returns"][:, 0].numpy()
     alpha, gamma = math.exp(0.3), 0.99
     critics, targets = list(module.critics.networks), list(module.target_critics.networks)
     td, differences = np.zeros((2, N)), np.zeros((2, N))
@@ -116,6 +126,8 @@ def test_loss_is_the_equation(draws, options):
             terms = []
             for k in range(SAMPLES):
                 at = [q(net, s[n], action[n, k]) for action in (uniform, current, at_next)]
+                if o.calibrated:  # Cal-QL, arXiv 2303.05479, equation 5.1: never below the behaviour's return
+                    at[1:] = [max(value, o.reward_scale * returns[n]) for value in at[1:]]
                 if o.importance_sampling:
                     at[0] -= math.log(0.5**DIM)
                     at[1] -= log_density(module, s[n], current[n, k])
@@ -211,7 +223,63 @@ def test_two_learning_rates():
     assert [group["initial_lr"] for group in optimizer.param_groups] == [3e-5, 1e-3]  # smoke's own for the critics
 
 
+def test_calibration_reads_the_discounted_returns_of_the_data(tmp_path):
+    """From windows to the loss: returns below every Q change nothing, higher ones raise the penalty."""
+    module = build(calibrated=True, discount=0.9)
+    assert module.window_options["discount"] == 0.9
+    assert "discount" not in build().window_options
+    batch = transitions()
+    losses = []
+    for returns in (-1e6, 5.0):
+        batch["discounted_returns"] = torch.full((N, 1), returns, dtype=torch.float64)
+        torch.manual_seed(0)
+        losses.append(module.loss(batch)[0].item())
+    plain = build(discount=0.9)
+    torch.manual_seed(0)
+    assert losses[0] == pytest.approx(plain.loss(batch)[0].item(), rel=1e-9)
+    assert losses[1] > losses[0]
+
+
+def test_the_spread_of_the_policy_is_learnt_with_its_rate():
+    """CORL and young-geng learn the multiplier (from 1) and the offset (from −1) of log σ."""
+    module = build()
+    assert (module.policy.log_std_multiplier.item(), module.policy.log_std_offset.item()) == (1.0, -1.0)
+    policy_group = module.configure_optimizers()["optimizer"].param_groups[0]["params"]
+    learnt = {id(parameter) for parameter in policy_group}
+    assert {id(module.policy.log_std_multiplier), id(module.policy.log_std_offset)} <= learnt
+    module.loss(transitions())[0].backward()
+    assert module.policy.log_std_multiplier.grad.item() != 0
+    assert module.policy.log_std_offset.grad.item() != 0
+
+
+def test_transitions_are_corls():
+    """d4rl.qlearning_dataset drops the last step of an episode that a time limit cut; CORL's states: std + 1e-3."""
+    wanted = build().window_options
+    assert (wanted["drop_timeouts"], wanted["state_std_floor"]) == (True, 1e-3)
+
+
+def test_kitchen_is_cal_qls():
+    """nakamotoo/Cal-QL, branch dev/add-kitchen: scripts/run_kitchen.sh and JaxCQL's defaults."""
+    entry = model_entry("cql")
+    file = entry.defaults.with_name("kitchen.yaml")
+    for name in ("kitchen", "lamo-sparse", "lamo-lowdata"):
+        suite = load_suite(name)
+        for task in suite.tasks:
+            if not task.id.startswith("kitchen"):
+                continue
+            config = compose(entry.settings, preset=load_preset("paper"), suite=suite, task=task)
+            model = config.model
+            assert (model.policy_learning_rate, config.optimizer.learning_rate) == (1e-4, 3e-4)
+            assert (model.width, model.policy_layers, model.critic_layers) == (512, 3, 3)
+            assert (model.orthogonal, model.orthogonal_policy) == (True, True)
+            assert (model.penalty_weight, model.importance_sampling, model.max_target_backup) == (5.0, False, True)
+            assert (model.lagrange, model.backup_entropy, model.calibrated) == (False, False, False)
+            assert config.data.normalize_states is False
+            itself = compose(entry.settings, preset=load_preset("paper"), suite=suite, task=task, file=file)
+            assert (itself.model.calibrated, itself.training.steps) == (True, 500_000)
+
+
 def test_impossible_options_are_refused():
-    for bad in ({"discount": 1.0}, {"target_rate": 0}, {"sampled_actions": 0}):
+    for bad in ({"discount": 1.0}, {"target_rate": 0}, {"sampled_actions": 0}, {"calibrated": True, "reward_bias": 1}):
         with pytest.raises(ConfigError, match="model"):
             build(**bad)

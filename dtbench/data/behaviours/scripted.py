@@ -122,12 +122,12 @@ SCRIPTED = {
     },
     **{
         f"pointmaze-dtma-{name}": Scripted(
-            f"dtbench/PointMazeDTMA-{name}-v0",
+            f"dtbench/PointMazeDTMA-{name}-v1",
             walk_then_act_randomly(maze),
             "waypoints, then random actions",
             DTMA_HORIZON,
             most_episodes=1_000,
-            version=2,
+            version=3,
         )
         for name, maze in DTMA_MAZES.items()
     },

@@ -72,7 +72,7 @@ def walk_then_act_randomly(maze: Maze) -> Callable[[np.random.Generator], Act]:
         def act(observation: NDArray[np.floating]) -> NDArray[np.float32]:
             nonlocal walker, arrived
             if walker is None:
-                walker = Waypoints(maze, _place(maze, maze.cell(observation[-2:]), DTMA_PLACE_JITTER, rng), rng)
+                walker = Waypoints(maze, _place(maze, maze.goal_cell, DTMA_PLACE_JITTER, rng), rng)
             arrived = arrived or walker.has_reached(observation, DTMA_REACHED)
             action = rng.uniform(-1, 1, size=2) if arrived else walker.act(observation)
             return action.astype(np.float32)

@@ -76,7 +76,7 @@ def _datasets() -> dict[str, Dataset]:
     kitchens |= {"partial": "kitchen_microwave_kettle_light_slider-v0"}
     kitchens |= {"mixed": "kitchen_microwave_kettle_bottomburner_light-v0"}
     for name, file in kitchens.items():
-        env_id = f"dtbench/Kitchen-{name}-v0"
+        env_id = f"dtbench/Kitchen-{name}-v1"
         known[f"kitchen-{name}-v0"] = Dataset(f"kitchen/{file}.hdf5", env_id, 60, 9, 280)
     hands = {"pen": ("AdroitHandPen-v1", 45, 24, 100), "door": ("AdroitHandDoor-v1", 39, 28, 200)}
     hands |= {"hammer": ("AdroitHandHammer-v1", 46, 26, 200), "relocate": ("AdroitHandRelocate-v1", 39, 30, 200)}
