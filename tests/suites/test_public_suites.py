@@ -163,6 +163,17 @@ def test_the_datasets_own_environment_and_scores_are_taken(tmp_path):
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_kitchen_pays_each_element_once_whatever_the_dataset_was_recorded_with(tmp_path):
+    """Minari's were recorded with a reward in every step that an element is in place; scores are 0 to 4 elements."""
+    task = load_suite("kitchen").task("kitchen-complete")
+    recorded = {"remove_task_when_completed": False, "terminate_on_tasks_completed": False}
+    make_minari_dataset(task.sources["minari"], "FrankaKitchen-v1", recorded)
+    run(tmp_path, "kitchen", "kitchen-complete", "minari")
+    described = json.loads(next((tmp_path / "results").rglob("run.json")).read_text(encoding="utf-8"))
+    assert described["protocol"]["env_kwargs"] == dict.fromkeys(recorded, True)
+
+
 def test_low_data_keeps_a_recorded_share(tmp_path):
     task = load_suite("lamo-lowdata").task("hopper-medium-ratio-0.1")
     make_d4rl_file(task.sources["d4rl"], episodes=30)

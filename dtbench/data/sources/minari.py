@@ -231,6 +231,10 @@ def _environment(metadata: dict[str, Any], dataset: str) -> dict[str, Any]:
         raise DataError(f"{dataset} names no environment, so models trained on it cannot be evaluated.")
     spec = json.loads(str(text))
     env_id, kwargs = canonical_id(str(spec["id"])), dict(spec.get("kwargs") or {})
+    if env_id == "FrankaKitchen-v1":
+        # The datasets were recorded with a reward in every step that an element is in place; the reference scores of
+        # 0 and 4 count elements. Each is paid once and the last one ends the episode, as in D4RL's evaluation.
+        kwargs |= {"remove_task_when_completed": True, "terminate_on_tasks_completed": True}
     if ":" in env_id:
         raise DataError(f"{dataset} would import {env_id.partition(':')[0]} for its environment; that is refused.")
     return {"id": env_id, "kwargs": kwargs}
