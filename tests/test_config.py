@@ -219,10 +219,9 @@ def test_missing_and_broken_files_are_refused(tmp_path):
 RESULTS = Path(__file__).parents[1] / "leaderboards" / "results"
 
 
-@pytest.mark.skipif(not RESULTS.is_dir(), reason="the committed results are not in this copy")
+@pytest.mark.skipif(not RESULTS.is_dir(), reason="no results are committed, or they are not in this copy")
 def test_hashes_of_committed_results_still_hold():
     """Results are found again by their hash: a changed default would orphan them."""
-    seen = set()
     for path in sorted(RESULTS.glob("*/*/*/*/*/seed-0.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         if not record["model"]["is_preset_config"]:
@@ -231,5 +230,3 @@ def test_hashes_of_committed_results_still_hold():
         task = suite.task(record["task"]["id"])
         config = compose(model.settings, preset=load_preset(record["preset"]), suite=suite, task=task)
         assert config.hash() == record["model"]["config_hash"], path
-        seen.add((record["preset"], model.name, task.id))
-    assert ("quick", "dt", "hopper-medium") in seen

@@ -22,6 +22,9 @@ from dtbench.results.schema import (
 )
 from dtbench.suites.suites import load_suite
 
+#: Results that the first versions of dtbench wrote, with their schema and their environments' ids.
+RECORDED = Path(__file__).parent / "recorded"
+
 PROVENANCE = Provenance(
     git="0" * 40,
     packages={"torch": "2.0"},

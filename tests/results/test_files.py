@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from dtbench.errors import ResultError
-from dtbench.resources import resource
 from dtbench.results import files, leaderboard, provenance
 from dtbench.results.files import read_or_set_aside, read_result, scan, write_result
 from dtbench.results.schema import ErrorRecord, Result
@@ -187,11 +186,10 @@ def test_provenance_names_no_folder(monkeypatch):
     assert content.packages["torch"]
 
 
-def test_committed_results_are_read():
-    """All were written with schema 1; their files stay as they are."""
-    root = resource("leaderboards", "results")
-    results, unreadable = scan(root)
-    assert (len(results), unreadable) == (144, [])
+def test_results_of_the_first_schema_are_read():
+    """They were written by the first versions of dtbench; their files stay as they are."""
+    results, unreadable = scan(samples.RECORDED)
+    assert (len(results), unreadable) == (11, [])
     for result in results:
         assert result.model.initial_weights
         assert (result.model.changes == []) is result.model.is_preset_config

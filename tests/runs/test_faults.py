@@ -37,6 +37,7 @@ from tests.commands import (
     wait_until,
     workers_of,
 )
+from tests.results import samples
 
 TWO = (*RUN, "--model", "dt", *LONG, "--seeds", "0,1", "--jobs", "2", "--output")
 
@@ -78,7 +79,7 @@ def test_workers_end_with_a_command_that_was_killed(tmp_path):
         wait_until(lambda: not workers_of(tmp_path), seconds=3)
 
 
-@pytest.mark.parametrize("words", [("leaderboard", "leaderboards/results"), ("list", "suites"), (*RUN, "-m", "dt")])
+@pytest.mark.parametrize("words", [("leaderboard", samples.RECORDED), ("list", "suites"), (*RUN, "-m", "dt")])
 @pytest.mark.parametrize("after", [0.15, 0.6])
 def test_every_command_can_be_interrupted_from_its_first_moments(tmp_path, words, after):
     options = ("--output", tmp_path) if "run" in words else ()
