@@ -247,8 +247,8 @@ def markdown(found: Found, found_pairs: FoundPairs, datasets: int, pair_datasets
         "*Covered*: intervals of P(A > B) that hold the true value, among those given. *None*: pairs without an "
         "interval, because one model won against the other in all pairs of runs. *≠ ½*: intervals that exclude one "
         "half. *p < 0.05*: by the permutation test of the mean. In %, lowest to highest over the three shapes "
-        "(standard error 1 point at 5 %). Of equal models, 5 % at most should be told apart, and both keep to that. Where "
-        "one model wins all pairs of runs, there is no interval but a p: sentences go by p.",
+        "(standard error 1 point at 5 %). Of equal models, 5 % at most should be told apart, and both keep to that. "
+        "Where one model wins all pairs of runs, there is no interval but a p: sentences go by p.",
         _pair_table(found_pairs),
     ]
     return "\n\n".join(parts) + "\n"

@@ -266,10 +266,10 @@ def permutation_test(a: Scores, b: Scores, repetitions: int = REPETITIONS) -> Pe
     The statistic is the difference of the means over runs and tasks, |mean(A) − mean(B)|. If the models do not differ
     on any task, every assignment of a task's runs to the two models is equally probable, and p is the share of
     assignments with at least the statistic that was found (Fisher, 1935). Runs are exchanged within each task,
-    independently of the other tasks: runs of one seed on two tasks are two trainings. All assignments are tried if there
-    are at most 100,000. Else `repetitions` are drawn with a fixed seed, and the one that was found counts as one more of
-    them, so that p is never too small (Phipson and Smyth, 2010). Runs of one seed meet the same evaluation episodes; if
-    that makes their scores alike, p is too large rather than too small.
+    independently of the other tasks: runs of one seed on two tasks are two trainings. All assignments are tried if
+    there are at most 100,000. Else `repetitions` are drawn with a fixed seed, and the one that was found counts as one
+    more of them, so that p is never too small (Phipson and Smyth, 2010). Runs of one seed meet the same evaluation
+    episodes; if that makes their scores alike, p is too large rather than too small.
 
     The mean is compared rather than the IQM, by which models are ranked: cutting off the highest and the lowest runs
     makes different assignments equal, and four runs that are all above four others would have p = 0.057.
