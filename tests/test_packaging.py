@@ -15,18 +15,21 @@ from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks/suites", "benchmarks/presets", "baselines")
-SHIPPED = {file.relative_to(ROOT).as_posix() for folder in FOLDERS for file in (ROOT / folder).rglob("*.*")}
+FILES = {"benchmarks/coverage.json"}
+SHIPPED = FILES | {file.relative_to(ROOT).as_posix() for folder in FOLDERS for file in (ROOT / folder).rglob("*.*")}
 ASK = """
 from dtbench.config import load_preset, preset_names
 from dtbench.data.behaviours.policy import load_actor, manifest
 from dtbench.models.backbone.load import load_backbone
 from dtbench.registry import MODELS
+from dtbench.results.coverage import measured_coverage
 from dtbench.suites.suites import load_suite, suite_names
 import dtbench
 print(dtbench.__file__)
 assert [load_suite(name) for name in suite_names()] and [load_preset(name) for name in preset_names()]
 assert all(entry.defaults.is_file() for entry in MODELS.values())
 assert all(load_actor(name, 0) for name in manifest())
+assert measured_coverage("iqm", 3, 1)
 assert load_backbone("bundled", None, 0.1).tokenizer().get_vocab_size() == 8192
 """
 

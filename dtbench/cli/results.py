@@ -94,7 +94,7 @@ def compare(
     suite: OnlySuite = None,
     json_: Json = False,
 ) -> None:
-    """Compare two models: difference per task, and the probability that A improves on B, with 95 % intervals."""
+    """Compare two models: difference per task, probability that A improves on B (95 % interval), permutation p."""
     from dtbench.results.compare import compare as compare_models
     from dtbench.results.compare import comparison_tables
     from dtbench.results.sections import Selection

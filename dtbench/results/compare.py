@@ -1,4 +1,4 @@
-"""Two models compared: difference per task, probability of improvement."""
+"""Two models compared: difference per task, probability of improvement, and the p of both."""
 
 from __future__ import annotations
 
@@ -16,19 +16,27 @@ from dtbench.errors import ResultError, UnknownNameError
 from dtbench.results import stats
 from dtbench.results.files import read_folder
 from dtbench.results.schema import Result
-from dtbench.results.sections import EVERYTHING, Row, Section, Selection, sections
+from dtbench.results.sections import EVERYTHING, Section, Selection, sections
 from dtbench.results.terminal import Whole
-from dtbench.results.text import one_line
+from dtbench.results.text import coverage_text, one_line, p_text
 
 
 @dataclass(frozen=True)
 class TaskDifference:
-    """Mean normalised scores (0–1) of two models on a task, over all their seeds, and the difference a − b."""
+    """Two models on one task.
+
+    Attributes:
+        task: the task's id.
+        a, b: mean normalised scores (0–1) over all seeds.
+        difference: a − b.
+        permutation: the test of the difference of the means.
+    """
 
     task: str
     a: float
     b: float
     difference: float
+    permutation: stats.Permutation
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class Comparison:
         tasks: the tasks that both have.
         probability_of_improvement: how probable it is that a run of `a` beats one of `b`; None if a model has no seed
             with all common tasks.
+        permutation: the test of the difference of the means over these tasks; None likewise.
     """
 
     section: str
@@ -48,6 +57,7 @@ class Comparison:
     b: str
     tasks: list[TaskDifference]
     probability_of_improvement: stats.Estimate | None
+    permutation: stats.Permutation | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for `--json`."""
@@ -55,7 +65,7 @@ class Comparison:
 
 
 def compare(root: str | Path, a: str, b: str, selection: Selection = EVERYTHING) -> list[Comparison]:
-    """Compare two models in every section that has both: difference per common task, probability of improvement.
+    """Compare two models in every section that has both.
 
     Args:
         a, b: labels of leaderboard rows, e.g. `lamo` or `lamo backbone=scratch`.
@@ -89,20 +99,18 @@ def _compare(section: Section, a: str, b: str) -> Comparison | None:
     common = [task for task in section.tasks if task in rows[a].cells and task in rows[b].cells]
     if not common:
         return None
-    tasks = []
-    for task in common:
-        of_a, of_b = (_mean(rows[label].cells[task]) for label in (a, b))
-        tasks.append(TaskDifference(task, of_a, of_b, of_a - of_b))
-    return Comparison(section.title, a, b, tasks, _improvement(rows[a], rows[b], common))
+    tasks = [_difference(task, rows[a].cells[task], rows[b].cells[task]) for task in common]
+    of_a, of_b = rows[a].matrix(common), rows[b].matrix(common)
+    if of_a is None or of_b is None:
+        return Comparison(section.title, a, b, tasks, None, None)
+    improvement, test = stats.probability_of_improvement(of_a, of_b), stats.permutation_test(of_a, of_b)
+    return Comparison(section.title, a, b, tasks, improvement, test)
 
 
-def _mean(results: Sequence[Result]) -> float:
-    return float(np.mean([result.score for result in results]))
-
-
-def _improvement(a: Row, b: Row, tasks: Sequence[str]) -> stats.Estimate | None:
-    of_a, of_b = a.matrix(tasks), b.matrix(tasks)
-    return None if of_a is None or of_b is None else stats.probability_of_improvement(of_a, of_b)
+def _difference(task: str, a: Sequence[Result], b: Sequence[Result]) -> TaskDifference:
+    of_a, of_b = (np.array([[result.score] for result in results]) for results in (a, b))
+    means = float(of_a.mean()), float(of_b.mean())
+    return TaskDifference(task, *means, means[0] - means[1], stats.permutation_test(of_a, of_b))
 
 
 def comparison_tables(comparisons: Sequence[Comparison]) -> list[Whole]:
@@ -115,18 +123,19 @@ def _table(comparison: Comparison) -> Table:
         title=Text(one_line(comparison.section), style="table.title"),
         caption=Text(_caption(comparison), style="table.caption"),
     )
-    for column in ("task", comparison.a, comparison.b, "difference"):
+    for column in ("task", comparison.a, comparison.b, "difference", "p"):
         table.add_column(Text(column), justify="left" if column == "task" else "right", overflow="fold")
     for row in comparison.tasks:
         scores = (f"{100 * score:.1f}" for score in (row.a, row.b, row.difference))
-        table.add_row(Text(one_line(row.task)), *scores)
+        table.add_row(Text(one_line(row.task)), *scores, p_text(row.permutation))
     return table
 
 
 def _caption(comparison: Comparison) -> str:
-    improvement = comparison.probability_of_improvement
-    if improvement is None:
+    improvement, test = comparison.probability_of_improvement, comparison.permutation
+    if improvement is None or test is None:
         return "no seed has all common tasks"
-    low_high = improvement.interval
-    interval = f"[{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else "[an interval needs two seeds each]"
-    return f"P({comparison.a} > {comparison.b}) = {improvement.value:.2f} {interval}"
+    ends = improvement.interval
+    interval = f"[{ends[0]:.2f}, {ends[1]:.2f}]{coverage_text(improvement)}" if ends else "[n/a]"
+    probability = f"P({comparison.a} > {comparison.b}) = {improvement.value:.2f} {interval}"
+    return f"{probability}; permutation p of the means' difference: {p_text(test)}"

@@ -27,12 +27,10 @@ from dtbench.results.text import (
     markdown_table,
     markdown_text,
     one_line,
+    p_text,
     reason,
 )
 
-#: Bootstrap repetitions of what is written to a file; rliable's own default is 50,000, which take ten seconds and more
-#: per model.
-PUBLISHED_REPETITIONS = 10_000
 #: At most this many last lines of a failed run's log are shown.
 _LOG_LINES = 10
 
@@ -78,10 +76,9 @@ def write(root: str | Path, file: str | Path, selection: Selection = EVERYTHING)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         for number, section in enumerate(found):
-            complete = section.complete
-            if complete:
+            if section.complete:
                 for draw, name in ((plots.intervals, "intervals"), (plots.profile, "profile")):
-                    draw(complete, file.with_name(f"{file.stem}-{number}-{name}.svg"))
+                    draw(section, file.with_name(f"{file.stem}-{number}-{name}.svg"))
         atomic.write_text(file, text)
     except OSError as error:
         raise ResultError(f"The leaderboard {file} cannot be written: {error_reason(error)}.") from error
@@ -142,23 +139,30 @@ def _task_table(section: Section) -> list[str]:
 
 def _aggregate_table(section: Section) -> list[str]:
     rows = [_aggregate_row(section, row) for row in section.rows]
-    headers = ["model", "runs", "IQM", "median", "mean", "optimality gap"]
+    headers = ["model", "seeds", "IQM", "p against the best", "median", "mean", "optimality gap"]
     over = "one task" if len(section.tasks) == 1 else f"all {len(section.tasks)} tasks"
     return [
         "### Aggregate",
-        f"Over {over}, × 100, with 95 % stratified bootstrap intervals over seeds "
-        f"({PUBLISHED_REPETITIONS:,} repetitions, rliable). An interval needs two seeds. A model that lacks a task is "
-        "incomplete and is not averaged over the others.",
+        f"Over {over}, × 100, ranked by IQM. In brackets: 95 % intervals over training seeds (rliable's stratified "
+        f"bootstrap, {stats.REPETITIONS:,} repetitions, expanded for few seeds); [n/a] below {stats.FEWEST_SEEDS} "
+        "seeds, and where all runs agree. An interval that held the true value in less than 90 % of simulated cases "
+        "says so (the lowest share of `benchmarks/coverage.md`). A model that lacks a task is incomplete and is not "
+        "averaged over the others.",
+        f"**Bold**: the highest IQM and all that are not separable from it: p ≥ {stats.SIGNIFICANCE:g} in a "
+        "permutation test of the means over seeds, row by row, uncorrected for the number of rows. Where p cannot be "
+        f"below {stats.SIGNIFICANCE:g}, there are too few seeds to separate any two models.",
         markdown_table(rows, headers),
     ]
 
 
 def _aggregate_row(section: Section, row: Row) -> list[str]:
-    matrix = row.matrix(section.tasks)
+    label, matrix = code(row.label), row.matrix(section.tasks)
     if matrix is None:
-        return [code(row.label), "–", row.shortfall(section.tasks), "–", "–", "–"]
-    estimates = stats.aggregate(matrix, PUBLISHED_REPETITIONS)
-    return [code(row.label), str(len(matrix)), *(estimate_text(estimates[name]) for name in stats.AGGREGATES)]
+        return [label, "–", row.shortfall(section.tasks), "–", "–", "–", "–"]
+    iqm, *others = (estimate_text(section.estimates[row.label][name]) for name in stats.AGGREGATES)
+    test = section.against_best.get(row.label)
+    mark = "**" if row.label in section.leaders else ""
+    return [f"{mark}{label}{mark}", str(len(matrix)), f"{mark}{iqm}{mark}", p_text(test) if test else "–", *others]
 
 
 def _unfinished(section: Section) -> list[str]:

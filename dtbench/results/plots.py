@@ -1,7 +1,15 @@
-"""Figures for the leaderboard; equal scores give equal bytes."""
+"""Figures for the leaderboard; equal scores give equal bytes.
+
+A model has the same colour in every figure, and a variant (what the user changed) the same line style for all models of
+a figure.
+"""
 
 from __future__ import annotations
 
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,74 +17,135 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from dtbench.registry import MODELS
 from dtbench.results import stats
+from dtbench.results.sections import Row, Section
 
 _TITLES = {"iqm": "IQM", "median": "Median", "mean": "Mean", "optimality_gap": "Optimality gap"}
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "dtbench",
     "font.size": 9,
+    "figure.titlesize": 10,
+    "axes.titlesize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#332288")  # Tol, bright
+#: Paul Tol's muted scheme and three of his bright one, which people with colour blindness tell apart.
+_COLOURS = (
+    "#332288", "#cc6677", "#117733", "#ddaa33", "#88ccee", "#aa4499",
+    "#44aa99", "#882255", "#999933", "#ee7733", "#777777",
+)  # fmt: skip
+_LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)), (0, (3, 1)))
+#: More curves in one panel cannot be followed.
+_MOST_CURVES = 8
 
 
-def intervals(scores: dict[str, np.ndarray], file: Path) -> None:
-    """Draw the four aggregates with their 95 % intervals; a model with one run has a point and no bar.
+@dataclass(frozen=True)
+class _Curve:
+    """How a row is drawn."""
 
-    Args:
-        scores: model → (runs, tasks), 0–1.
-    """
-    estimates = {model: stats.aggregate(matrix) for model, matrix in scores.items()}
+    row: Row
+    colour: str
+    line: Any
+
+    @property
+    def label(self) -> str:
+        """The row's label without the dollar signs' meaning, which is mathematics to matplotlib."""
+        return self.row.label.replace("$", r"\$")
+
+
+def _curves(section: Section) -> list[_Curve]:
+    """Return the complete rows, the best first, with a colour per model and a line style per variant."""
+    rows = [row for row in section.rows if row.label in section.complete]
+    models = list(dict.fromkeys([*MODELS, *sorted({row.model for row in rows})]))
+    variants = sorted({_variant(row) for row in rows} | {""})
+    return [
+        _Curve(
+            row,
+            _COLOURS[models.index(row.model) % len(_COLOURS)],
+            _LINES[variants.index(_variant(row)) % len(_LINES)],
+        )
+        for row in rows
+    ]
+
+
+def _variant(row: Row) -> str:
+    return row.label.removeprefix(row.model)
+
+
+def intervals(section: Section, file: Path) -> None:
+    """Draw the four aggregates of the complete rows; a row without an interval has a point and no bar."""
+    curves, leaders = _curves(section), section.leaders
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(9, 1.1 + 0.35 * len(scores)), layout="constrained")
+        figure = Figure(figsize=(9, 1.9 + 0.35 * len(curves)), layout="constrained")
         panels = figure.subplots(1, len(_TITLES), sharey=True, squeeze=False)[0]
         for panel, (name, title) in zip(panels, _TITLES.items(), strict=True):
-            for row, estimate in enumerate(estimates.values()):
-                _draw_estimate(panel, row, estimate[name], _COLOURS[row % len(_COLOURS)])
+            for place, curve in enumerate(curves):
+                _draw_estimate(panel, place, section.estimates[curve.row.label][name], curve)
             panel.use_sticky_edges = False  # or a bar would end on the axis
             panel.margins(x=0.12)
             panel.set_title(title)
-            panel.set_yticks(range(len(scores)), [_plain(label) for label in scores])
-            panel.set_ylim(len(scores) - 0.5, -0.5)
+            panel.set_yticks(range(len(curves)), [curve.label for curve in curves])
+            panel.set_ylim(len(curves) - 0.5, -0.5)
             panel.grid(axis="x", alpha=0.3)
+        for curve, text in zip(curves, panels[0].get_yticklabels(), strict=True):
+            text.set_fontweight("bold" if curve.row.label in leaders else "normal")
+        _set_title(figure, "Aggregate scores, 95 % intervals (bold: not separable from the best)", section, width=110)
         figure.supxlabel("normalised score × 100", fontsize=9)
         _save(figure, file)
 
 
-def _draw_estimate(panel: Any, row: int, estimate: stats.Estimate, colour: str) -> None:
+def _draw_estimate(panel: Any, place: int, estimate: stats.Estimate, curve: _Curve) -> None:
     if estimate.interval is not None:
         low, high = (100 * bound for bound in estimate.interval)
-        panel.barh(row, high - low, left=low, height=0.6, color=colour, alpha=0.6)
-    panel.plot(100 * estimate.value, row, "|", color="black", markersize=14, markeredgewidth=1.5)
+        bar = {"left": low, "height": 0.6}
+        panel.barh(place, high - low, **bar, color=curve.colour, alpha=0.45)
+        panel.barh(place, high - low, **bar, fill=False, edgecolor=curve.colour, linestyle=curve.line, linewidth=1.2)
+    panel.plot(100 * estimate.value, place, "|", color="black", markersize=14, markeredgewidth=1.5)
 
 
-def profile(scores: dict[str, np.ndarray], file: Path) -> None:
-    """Draw the share of runs above each score, with 95 % bands where there are two runs.
-
-    Args:
-        scores: model → (runs, tasks), 0–1.
-    """
-    highest = max(1.0, *(float(matrix.max()) for matrix in scores.values()))
+def profile(section: Section, file: Path) -> None:
+    """Draw the share of runs above each score, with bands where there are three seeds; at most eight curves a panel."""
+    groups = _panels(_curves(section))
+    highest = max(1.0, *(float(matrix.max()) for matrix in section.complete.values()))
     thresholds = np.linspace(0, highest, 101)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.5, 3.4), layout="constrained")
-        axes = figure.subplots()
-        for index, (model, matrix) in enumerate(scores.items()):
-            share, band = stats.performance_profile(matrix, thresholds)
-            colour = _COLOURS[index % len(_COLOURS)]
-            axes.step(100 * thresholds, share, where="post", label=_plain(model), color=colour)
-            if band is not None:
-                axes.fill_between(100 * thresholds, band[0], band[1], step="post", color=colour, alpha=0.2)
-        axes.set(xlabel="normalised score τ × 100", ylabel="share of runs with score > τ", ylim=(0, 1.02))
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        figure = Figure(figsize=(8, 0.7 + 2.8 * len(groups)), layout="constrained")
+        panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, curves in zip(panels, groups, strict=True):
+            for curve in curves:
+                share, band = stats.performance_profile(section.complete[curve.row.label], thresholds)
+                style = {"color": curve.colour, "linestyle": curve.line}
+                axes.step(100 * thresholds, share, where="post", label=curve.label, **style)
+                if band is not None:
+                    axes.fill_between(100 * thresholds, *band, step="post", color=curve.colour, alpha=0.12, linewidth=0)
+            axes.set(ylabel="share of runs with score > τ", ylim=(0, 1.02))
+            axes.grid(alpha=0.3)
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), handlelength=3.5)
+        panels[-1].set_xlabel("normalised score τ × 100")
+        _set_title(figure, "Performance profiles with 95 % bands for each score", section, width=95)
         _save(figure, file)
 
 
-def _plain(label: str) -> str:
-    """Return a label without the dollar signs' meaning, which is mathematics to matplotlib."""
-    return label.replace("$", r"\$")
+def _panels(curves: Sequence[_Curve]) -> list[list[_Curve]]:
+    """Divide curves into panels of at most eight; the variants of a model share a panel if they fit into one."""
+    by_model: dict[str, list[_Curve]] = {}
+    for curve in curves:
+        by_model.setdefault(curve.row.model, []).append(curve)
+    even = math.ceil(len(curves) / math.ceil(len(curves) / _MOST_CURVES))
+    panels: list[list[_Curve]] = [[]]
+    for group in by_model.values():
+        for part in (group[start : start + _MOST_CURVES] for start in range(0, len(group), _MOST_CURVES)):
+            is_full = len(panels[-1]) >= even or len(panels[-1]) + len(part) > _MOST_CURVES
+            if panels[-1] and is_full:
+                panels.append([])
+            panels[-1].extend(part)
+    return panels
+
+
+def _set_title(figure: Figure, what: str, section: Section, width: int) -> None:
+    lines = textwrap.wrap(section.title.replace("$", r"\$"), width)
+    figure.suptitle("\n".join([what, *lines]))
 
 
 def _save(figure: Figure, file: Path) -> None:

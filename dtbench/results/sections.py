@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from dtbench.errors import DtbenchError, ResultError, UnknownNameError
 from dtbench.registry import MODELS
+from dtbench.results import stats
 from dtbench.results.labels import RowName, row_names
 from dtbench.results.schema import DONE, Result
 from dtbench.results.text import either
@@ -69,7 +71,7 @@ class Section:
     Attributes:
         suite: the suite's name and version, e.g. `d4rl-short@1`.
         tasks: the suite's tasks in its order, or the selected ones.
-        rows: the models; the registry's order, then by label.
+        rows: the models, ranked by IQM; those without a score on every task come last, in the registry's order.
         unfinished: runs without a score, each with the label of its row.
         part: counts the sections that differ only in their data or the way of scoring.
         is_selection: whether only some of the suite's tasks were selected.
@@ -106,6 +108,32 @@ class Section:
         """Label → (seeds, tasks) scores, 0–1, of the rows with at least one seed on every task."""
         matrices = {row.label: row.matrix(self.tasks) for row in self.rows}
         return {label: matrix for label, matrix in matrices.items() if matrix is not None}
+
+    @cached_property
+    def estimates(self) -> dict[str, dict[str, stats.Estimate]]:
+        """Label → aggregates of the complete rows (`stats.aggregate`)."""
+        return {label: stats.aggregate(matrix) for label, matrix in self.complete.items()}
+
+    @property
+    def best(self) -> str | None:
+        """The label of the row with the highest IQM; None if no row is complete."""
+        return next(iter(self.complete), None)
+
+    @cached_property
+    def against_best(self) -> dict[str, stats.Permutation]:
+        """Label → permutation test against the best row, for each other complete row."""
+        complete = self.complete
+        return {
+            label: stats.permutation_test(matrix, complete[str(self.best)])
+            for label, matrix in complete.items()
+            if label != self.best
+        }
+
+    @property
+    def leaders(self) -> set[str]:
+        """The labels of the best row and of all that cannot be separated from it."""
+        inseparable = {label for label, test in self.against_best.items() if not test.is_separable}
+        return inseparable | ({self.best} if self.best is not None else set())
 
     def cell(self, row: Row, task: str) -> str:
         """Format a cell, × 100: mean, spread over seeds (n − 1) where there are two, and n where cells differ in it."""
@@ -190,18 +218,29 @@ def _sections(key: tuple[str, str, str], results: list[Result], selected: Sequen
             parts.append(part := ({}, []))
         part[0].update(columns)
         part[1].append(row)
-    order = list(MODELS)
     return [
         Section(
             *key,
             tasks=tasks,
-            rows=sorted(rows, key=lambda row: (_position(order, row.model), row.label)),
+            rows=_ranked(rows, tasks),
             unfinished=unfinished if number == 1 else [],
             part=number,
             is_selection=bool(selected),
         )
         for number, rows in enumerate([rows for _, rows in parts] or [[]], start=1)
     ]
+
+
+def _ranked(rows: Sequence[Row], tasks: Sequence[str]) -> list[Row]:
+    """Sort rows by IQM; incomplete ones come last, and those without a difference are in the registry's order."""
+    order = list(MODELS)
+
+    def place(row: Row) -> tuple[float, int, str]:
+        matrix = row.matrix(tasks)
+        score = -np.inf if matrix is None else float(stats.iqm(matrix))
+        return -score, _position(order, row.model), row.label
+
+    return sorted(rows, key=place)
 
 
 def _rows(named: Sequence[tuple[RowName, Result]]) -> list[Row]:

@@ -1,24 +1,46 @@
-"""Interval statistics over runs × tasks, computed by rliable (Agarwal et al., 2021, arXiv 2108.13264).
+"""Interval statistics over runs × tasks: rliable's stratified bootstrap (Agarwal et al., 2021, arXiv 2108.13264).
 
-Scores are on the 0–1 scale here and everywhere in the code; they are multiplied by 100 only when shown.
+Scores are on the 0–1 scale here and everywhere in the code; they are multiplied by 100 only when shown. Intervals and
+p-values speak of the training seeds only: what would come out if the same models were trained on the same tasks again.
+
+Two corrections make the label "95 %" true for the few seeds that are usual in this field:
+
+- The percentile interval is expanded about the point estimate by √(n/(n−1)) · t / z (`expansion`). For one task, three
+  seeds and a mean, this is nearly Student's interval.
+- Below three seeds there is no interval.
+
+How often such intervals hold the true value is measured by `benchmarks/coverage.py`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from numpy.typing import NDArray
-from rliable import library, metrics
+from rliable import library
 
 from dtbench.errors import ResultError
+from dtbench.results.coverage import measured_coverage
 from dtbench.results.files import IMPLAUSIBLE_SCORE
 
-#: Bootstrap repetitions. rliable's own default is 50,000; 2,000 are quick, and the intervals differ in the third digit.
-REPETITIONS = 2_000
+#: Bootstrap repetitions of every interval, and the assignments that a permutation test draws where it cannot try all.
+#: An end of an interval has a simulation error of about 1.5 % of the interval's half width.
+REPETITIONS = 10_000
+#: Below this p, two models are called separable.
+SIGNIFICANCE = 0.05
+#: The fewest seeds with an interval. The range of two runs is no estimate of a spread: intervals that are called 95 %
+#: hold the true value in half of the cases (one task, normal scores).
+FEWEST_SEEDS = 3
+#: A permutation test tries all assignments if there are at most this many.
+_MOST_ASSIGNMENTS = 100_000
 _CONFIDENCE = 0.95
 _SEED = 0
 #: A matrix is taken to be on the 0–100 scale if one score is implausible, or half of the scores are above five times
@@ -27,20 +49,56 @@ _IMPLAUSIBLE_MEDIAN = 5.0
 
 Scores = NDArray[np.float64]
 
-AGGREGATES: dict[str, Callable[[Scores], float]] = {
-    "iqm": metrics.aggregate_iqm,
-    "median": metrics.aggregate_median,
-    "mean": metrics.aggregate_mean,
-    "optimality_gap": metrics.aggregate_optimality_gap,
+
+def iqm(scores: Scores) -> Scores:
+    """Return the interquartile mean over runs and tasks, shape (…), of scores (…, runs, tasks)."""
+    ordered = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
+    size = ordered.shape[-1]
+    return np.asarray(ordered[..., size // 4 : size - size // 4].mean(-1))
+
+
+def mean(scores: Scores) -> Scores:
+    """Return the mean over runs and tasks, shape (…), of scores (…, runs, tasks)."""
+    return np.asarray(scores.mean((-2, -1)))
+
+
+def median(scores: Scores) -> Scores:
+    """Return the median over tasks of the mean over runs, shape (…), of scores (…, runs, tasks)."""
+    return np.asarray(np.median(scores.mean(-2), axis=-1))
+
+
+def optimality_gap(scores: Scores) -> Scores:
+    """Return by how much scores fall short of 1 on average, shape (…), of scores (…, runs, tasks)."""
+    return np.asarray(1 - np.minimum(scores, 1).mean((-2, -1)))
+
+
+#: rliable's measures. Those in `rliable.metrics` are equal but slower, and take one matrix at a time.
+AGGREGATES: dict[str, Callable[[Scores], Scores]] = {
+    "iqm": iqm,
+    "median": median,
+    "mean": mean,
+    "optimality_gap": optimality_gap,
 }
+#: The values that a measure can take where they are bounded; no interval reaches beyond them.
+_BOUNDS = {"optimality_gap": (0.0, math.inf)}
+_PROBABILITY = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A point estimate and its 95 % stratified bootstrap interval; None where there are fewer than two runs."""
+    """A point estimate and its interval.
+
+    Attributes:
+        value: the estimate.
+        interval: the 95 % expanded percentile interval; None below three seeds, and where all resamples agree, so that
+            the runs show no spread.
+        coverage: how often such an interval held the true value in simulations, at least (`measured_coverage`); None
+            without an interval.
+    """
 
     value: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float] | None = None
+    coverage: float | None = None
 
 
 def aggregate(scores: Scores, repetitions: int = REPETITIONS) -> dict[str, Estimate]:
@@ -53,53 +111,217 @@ def aggregate(scores: Scores, repetitions: int = REPETITIONS) -> dict[str, Estim
         ResultError: not two-dimensional, not finite, or not on the 0–1 scale.
     """
     scores = checked(scores)
-    points = {name: float(measure(scores)) for name, measure in AGGREGATES.items()}
-    if len(scores) < 2:
-        return {name: Estimate(value, None) for name, value in points.items()}
-
-    def all_measures(matrix: Scores) -> NDArray[np.float64]:
-        return np.array([measure(matrix) for measure in AGGREGATES.values()])
-
+    seeds, tasks = scores.shape
+    points = _all_aggregates(scores)
+    if seeds < FEWEST_SEEDS:
+        return {name: Estimate(float(value)) for name, value in zip(AGGREGATES, points, strict=True)}
     with _seeded():
-        _, intervals = library.get_interval_estimates(
-            {"model": scores}, all_measures, reps=repetitions, confidence_interval_size=_CONFIDENCE
+        _, found = library.get_interval_estimates(
+            {"model": scores}, _all_aggregates, reps=repetitions, confidence_interval_size=_CONFIDENCE
         )
-    low, high = intervals["model"]
+    low, high = expanded(points, np.asarray(found["model"]), seeds, tasks)
     return {
-        name: Estimate(points[name], (float(low[index]), float(high[index]))) for index, name in enumerate(AGGREGATES)
+        name: _estimate(name, points[index], (low[index], high[index]), seeds, tasks, _BOUNDS.get(name))
+        for index, name in enumerate(AGGREGATES)
     }
+
+
+def _all_aggregates(scores: Scores) -> Scores:
+    return np.array([measure(scores) for measure in AGGREGATES.values()])
+
+
+def _estimate(
+    measure: str,
+    value: float,
+    interval: tuple[float, float],
+    seeds: int,
+    tasks: int,
+    bounds: tuple[float, float] | None = None,
+) -> Estimate:
+    """Return an estimate with its interval cut to the measure's bounds, or without one where it has no width."""
+    low, high = interval
+    if low == high:
+        return Estimate(float(value))
+    lowest, highest = bounds or (-math.inf, math.inf)
+    interval = (max(float(low), lowest), min(float(high), highest))
+    return Estimate(float(value), interval, measured_coverage(measure, seeds, tasks))
+
+
+def expansion(seeds: int, tasks: int) -> float:
+    """Return the factor by which a 95 % percentile interval is too short: √(n/(n−1)) · t_{m(n−1), 0.975} / z_{0.975}.
+
+    A bootstrap over n seeds has a standard error that is too small by √((n−1)/n), and takes a spread for known that
+    was estimated from m(n−1) degrees of freedom, those of m tasks that are resampled apart. Hesterberg (2015, "What
+    Teachers Should Know About the Bootstrap", The American Statistician 69) widens percentile intervals by taking
+    quantiles further out, at Φ(−√(n/(n−1)) · t). For a normal bootstrap distribution this is the same. But n runs have
+    no resamples beyond the lowest and highest of them; stretching the interval reaches further
+    (`benchmarks/coverage.md` compares the two).
+    """
+    t = float(scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, tasks * (seeds - 1)))
+    z = float(scipy.stats.norm.ppf((1 + _CONFIDENCE) / 2))
+    return math.sqrt(seeds / (seeds - 1)) * t / z
+
+
+def expanded(points: Scores, intervals: Scores, seeds: int, tasks: int) -> Scores:
+    """Return percentile intervals stretched about the point estimates by `expansion`.
+
+    Args:
+        points: (k,) estimates.
+        intervals: (2, k) lower and upper ends of their 95 % percentile intervals.
+
+    Returns:
+        (2, k). An end on the estimate's other side, as a biased measure may have it, is moved to the estimate.
+    """
+    factor = expansion(seeds, tasks)
+    below, above = np.maximum(points - intervals[0], 0), np.maximum(intervals[1] - points, 0)
+    return np.stack([points - factor * below, points + factor * above])
 
 
 def probability_of_improvement(a: Scores, b: Scores, repetitions: int = REPETITIONS) -> Estimate:
     """Return how probable it is that a run of A beats a run of B on a task drawn at random; ties count half.
 
+    The interval is expanded for the smaller number of seeds: the smaller sample has most of the error, and the
+    difference of two means has at least its degrees of freedom (Welch).
+
     Args:
         a, b: (runs, tasks) float, the same tasks in the same order.
+
+    Raises:
+        ResultError: the numbers of tasks differ, or as in `aggregate`.
     """
-    a, b = checked(a), checked(b)
-    if a.shape[1] != b.shape[1]:
-        raise ResultError(f"Models with {a.shape[1]} and {b.shape[1]} tasks cannot be compared; take the common tasks.")
-    point = float(metrics.probability_of_improvement(a, b))
-    if min(len(a), len(b)) < 2:
-        return Estimate(point, None)
+    a, b = _checked_pair(a, b)
+    point = _wins(a, b)
+    seeds, tasks = min(len(a), len(b)), a.shape[1]
+    if seeds < FEWEST_SEEDS:
+        return Estimate(float(point[0]))
     with _seeded():
-        _, intervals = library.get_interval_estimates(
-            {"pair": (a, b)}, metrics.probability_of_improvement, reps=repetitions
+        _, found = library.get_interval_estimates(
+            {"pair": (a, b)}, _wins, reps=repetitions, confidence_interval_size=_CONFIDENCE
         )
-    low, high = np.ravel(intervals["pair"])
-    return Estimate(point, (float(low), float(high)))
+    low, high = expanded(point, np.asarray(found["pair"]).reshape(2, 1), seeds, tasks)
+    return _estimate("probability_of_improvement", point[0], (low[0], high[0]), seeds, tasks, _PROBABILITY)
+
+
+def _wins(a: Scores, b: Scores) -> Scores:
+    """Return the share of pairs of runs in which A's is higher, as one number in an array."""
+    one, other = a[:, None], b[None]
+    return np.array([((one > other) + 0.5 * (one == other)).mean()])
 
 
 def performance_profile(
     scores: Scores, thresholds: NDArray[np.float64], repetitions: int = REPETITIONS
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """Return the share of runs × tasks above each threshold, and the interval (2, thresholds) or None."""
+    """Return the share of runs × tasks above each threshold, and its interval (2, thresholds); None below three seeds.
+
+    The intervals hold for one threshold at a time. Where all runs are on one side, they have no width.
+    """
     scores = checked(scores)
-    if len(scores) < 2:
-        return np.array([(scores > threshold).mean() for threshold in thresholds]), None
+    seeds, tasks = scores.shape
+    share = _share_above(scores, thresholds)
+    if seeds < FEWEST_SEEDS:
+        return share, None
     with _seeded():
-        profiles, intervals = library.create_performance_profile({"model": scores}, thresholds, reps=repetitions)
-    return profiles["model"], np.asarray(intervals["model"])
+        _, found = library.create_performance_profile(
+            {"model": scores},
+            thresholds,
+            custom_profile_func=_share_above,
+            reps=repetitions,
+            confidence_interval_size=_CONFIDENCE,
+        )
+    return share, np.clip(expanded(share, np.asarray(found["model"]), seeds, tasks), *_PROBABILITY)
+
+
+def _share_above(scores: Scores, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray((scores[..., None] > thresholds).mean((0, 1)))
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """The outcome of a permutation test.
+
+    Attributes:
+        p: two-sided.
+        smallest_p: the smallest p that the test can give for these numbers of seeds and tasks.
+        is_exact: whether all assignments were tried.
+    """
+
+    p: float
+    smallest_p: float
+    is_exact: bool
+
+    @property
+    def is_separable(self) -> bool:
+        """Whether the two models differ by more than their seeds explain."""
+        return self.p < SIGNIFICANCE
+
+    @property
+    def can_separate(self) -> bool:
+        """Whether there are enough seeds for any difference to be separable."""
+        return self.smallest_p < SIGNIFICANCE
+
+
+def permutation_test(a: Scores, b: Scores, repetitions: int = REPETITIONS) -> Permutation:
+    """Test whether two models have the same scores: could their runs be exchanged?
+
+    The statistic is the difference of the means over runs and tasks, |mean(A) − mean(B)|. If the models do not differ
+    on any task, every assignment of a task's runs to the two models is equally probable, and p is the share of
+    assignments with at least the statistic that was found (Fisher, 1935). Runs are exchanged within each task,
+    independently of the other tasks: runs of one seed on two tasks are two trainings. All assignments are tried if
+    there are at most 100,000. Else `repetitions` are drawn with a fixed seed, and the one that was found counts as one
+    more of them, so that p is never too small (Phipson and Smyth, 2010). Runs of one seed meet the same evaluation
+    episodes; if that makes their scores alike, p is too large rather than too small.
+
+    The mean is compared rather than the IQM, by which models are ranked: cutting off the highest and the lowest runs
+    makes different assignments equal, and four runs that are all above four others would have p = 0.057.
+
+    With n runs each on one task, p is at least 2 / C(2n, n): 0.33, 0.10, 0.029, 0.008 for n = 2, 3, 4, 5. On m tasks it
+    is at least 2 / C(2n, n)ᵐ.
+
+    Args:
+        a, b: (runs, tasks) float, the same tasks in the same order; the numbers of runs may differ.
+
+    Raises:
+        ResultError: the numbers of tasks differ, or as in `aggregate`.
+    """
+    a, b = _checked_pair(a, b)
+    runs, tasks = len(a), a.shape[1]
+    count = math.comb(runs + len(b), runs) ** tasks
+    is_exact = count <= _MOST_ASSIGNMENTS
+    orders = _all_orders(runs, len(b), tasks) if is_exact else _drawn_orders(runs + len(b), tasks, repetitions)
+    shuffled = np.take_along_axis(np.concatenate([a, b])[None], orders, axis=1)
+    statistics = np.abs(mean(shuffled[:, :runs]) - mean(shuffled[:, runs:]))
+    found = float(np.abs(mean(a) - mean(b)))
+    hits = int((statistics >= found - 1e-12).sum())  # equal sums, added in another order, differ in their last digits
+    # With equal numbers of runs, exchanging all of them gives the same statistic.
+    smallest = (2 if runs == len(b) else 1) / count
+    if is_exact:
+        return Permutation(hits / count, smallest, True)
+    return Permutation((hits + 1) / (repetitions + 1), max(smallest, 1 / (repetitions + 1)), False)
+
+
+def _all_orders(runs_a: int, runs_b: int, tasks: int) -> NDArray[np.intp]:
+    """Return all assignments, (assignments, runs of both, tasks): which runs come first, and so count as A's."""
+    one_task = _orders_of_one_task(runs_a, runs_b)
+    choices = np.indices((len(one_task),) * tasks).reshape(tasks, -1)
+    return np.stack([one_task[choice] for choice in choices], axis=-1)
+
+
+@lru_cache(maxsize=8)
+def _orders_of_one_task(runs_a: int, runs_b: int) -> NDArray[np.intp]:
+    runs = range(runs_a + runs_b)
+    return np.array([[*chosen, *(run for run in runs if run not in chosen)] for chosen in combinations(runs, runs_a)])
+
+
+def _drawn_orders(runs: int, tasks: int, repetitions: int) -> NDArray[np.intp]:
+    orders = np.broadcast_to(np.arange(runs)[None, :, None], (repetitions, runs, tasks))
+    return np.random.default_rng(_SEED).permuted(orders, axis=1)
+
+
+def _checked_pair(a: Any, b: Any) -> tuple[Scores, Scores]:
+    a, b = checked(a), checked(b)
+    if a.shape[1] != b.shape[1]:
+        raise ResultError(f"Models with {a.shape[1]} and {b.shape[1]} tasks cannot be compared; take the common tasks.")
+    return a, b
 
 
 def checked(scores: Any) -> Scores:

@@ -10,9 +10,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from dtbench.results import stats
 from dtbench.results.sections import Row, Section
-from dtbench.results.text import estimate_text, one_line, reason
+from dtbench.results.text import estimate_text, one_line, p_text, reason
 
 #: At most this many runs without a score are listed; the others are counted.
 _NAMED = 10
@@ -53,38 +52,49 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class _Column:
-    """A model's column: its label, a score for each task, the aggregate, and what it started from."""
+    """A model's column: its label, a score for each task, the aggregate, its p, and what it started from."""
 
     label: str
     scores: list[str]
     iqm: str
+    p: str
     weights: str
+    is_leader: bool
 
     @property
     def widest(self) -> int:
         """The width at which nothing is wrapped."""
-        return max(len(text) for text in (self.label, *self.scores, self.iqm, self.weights))
+        return max(len(text) for text in (self.label, *self.scores, self.iqm, self.p, self.weights))
 
     @property
     def narrowest(self) -> int:
         """The width at which scores and intervals stay whole, and other text is wrapped between words."""
         words = [*self.label.split(), *self.weights.split()]
-        return max(len(text) for text in (*self.scores, *_in_two_lines(self.iqm).split("\n"), *words))
+        parts = [*_in_lines(self.iqm).split("\n"), *_in_lines(self.p).split("\n")]
+        return max(len(text) for text in (*self.scores, *parts, *words))
 
     def cells(self, is_narrow: bool) -> list[Text]:
         """Return the cells from top to bottom."""
-        iqm = _in_two_lines(self.iqm) if is_narrow else self.iqm
-        return [Text(text) for text in (*self.scores, iqm, self.weights)]
+        iqm, p = (_in_lines(text) if is_narrow else text for text in (self.iqm, self.p))
+        style = "bold" if self.is_leader else ""
+        return [*map(Text, self.scores), Text(iqm, style), Text(p), Text(self.weights)]
 
 
-def _in_two_lines(iqm: str) -> str:
-    return iqm.replace(" [", "\n[").replace(" (", "\n(")
+def _in_lines(text: str) -> str:
+    return text.replace(" [", "\n[").replace(" (", "\n(")
 
 
 def _column(section: Section, row: Row) -> _Column:
-    matrix = row.matrix(section.tasks)
-    iqm = row.shortfall(section.tasks) if matrix is None else estimate_text(stats.aggregate(matrix)["iqm"])
-    return _Column(row.label, [section.cell(row, task) for task in _lines(section)], iqm, one_line(row.initial_weights))
+    estimates = section.estimates.get(row.label)
+    test = section.against_best.get(row.label)
+    return _Column(
+        row.label,
+        [section.cell(row, task) for task in _lines(section)],
+        estimate_text(estimates["iqm"]) if estimates else row.shortfall(section.tasks),
+        p_text(test) if test else "–",
+        one_line(row.initial_weights),
+        row.label in section.leaders,
+    )
 
 
 def _lines(section: Section) -> list[str]:
@@ -94,7 +104,7 @@ def _lines(section: Section) -> list[str]:
 
 def _tables(section: Section, columns: Sequence[_Column], width: int | None) -> Iterator[Table]:
     """Yield the fewest tables that fit into `width` characters; one if that is None."""
-    names = [*map(one_line, _lines(section)), "IQM [95 % interval]", "initial weights"]
+    names = [*map(one_line, _lines(section)), "IQM [95 % interval]", "p against the best", "initial weights"]
     left = max(map(len, names)) + _FRAME + 1
     if width is None or left + sum(column.widest + _FRAME for column in columns) <= width:
         groups, is_narrow = ([list(columns)] if columns else []), False
@@ -118,7 +128,7 @@ def _tables(section: Section, columns: Sequence[_Column], width: int | None) -> 
             table.add_row(
                 Text(name),
                 *(column[index] for column in cells),
-                end_section=index == len(names) - 3,
+                end_section=index in (len(names) - 4, len(names) - 2),
             )
         yield table
 

@@ -9,7 +9,10 @@ from typing import Any
 from tabulate import tabulate
 
 from dtbench.results.schema import ErrorRecord, Result
-from dtbench.results.stats import Estimate
+from dtbench.results.stats import Estimate, Permutation
+
+#: An interval that holds the true value less often says so.
+_GOOD_COVERAGE = 0.90
 
 
 def one_line(text: str) -> str:
@@ -56,11 +59,32 @@ def markdown_table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str
 
 
 def estimate_text(estimate: Estimate) -> str:
-    """Return an estimate × 100 with its interval, e.g. `41.3 [34.2, 47.3]`."""
+    """Return an estimate × 100 with its interval, e.g. `41.3 [34.2, 47.3]`, and its coverage where that is low.
+
+    >>> estimate_text(Estimate(0.413, (0.342, 0.473), coverage=0.86))
+    '41.3 [34.2, 47.3] (covers about 86 %)'
+    """
     if estimate.interval is None:
         return f"{100 * estimate.value:.1f} [n/a]"
     low, high = estimate.interval
-    return f"{100 * estimate.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * estimate.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]{coverage_text(estimate)}"
+
+
+def coverage_text(estimate: Estimate) -> str:
+    """Say how often an interval holds the true value where that is low; empty for others."""
+    if estimate.coverage is None or estimate.coverage >= _GOOD_COVERAGE:
+        return ""
+    return f" (covers about {100 * estimate.coverage:.0f} %)"
+
+
+def p_text(test: Permutation) -> str:
+    """Return the p of a permutation test, and its lower bound where that is above the level of significance.
+
+    >>> p_text(Permutation(0.0004, 0.0001, is_exact=False)), p_text(Permutation(0.4, 0.1, is_exact=True))
+    ('< 0.001', '0.400 (cannot be below 0.100)')
+    """
+    p = "< 0.001" if test.p < 0.001 else f"{test.p:.3f}"
+    return p if test.can_separate else f"{p} (cannot be below {test.smallest_p:.3f})"
 
 
 def reason(result: Result) -> str:

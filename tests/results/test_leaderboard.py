@@ -6,7 +6,6 @@ import json
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import scipy.stats
 from typer.testing import CliRunner
@@ -16,6 +15,7 @@ from dtbench.cli.output import echo_json
 from dtbench.errors import ResultError, UnknownNameError
 from dtbench.results import leaderboard, plots, stats
 from dtbench.results.compare import compare
+from dtbench.results.coverage import measured_coverage
 from dtbench.results.files import scan
 from dtbench.results.schema import EpisodeScores, ErrorRecord
 from dtbench.results.sections import Selection, sections
@@ -28,16 +28,22 @@ render = leaderboard.render
 @pytest.fixture(autouse=True)
 def few_repetitions(monkeypatch):
     """Enough for tables that are only read by these tests."""
-    monkeypatch.setattr(leaderboard, "PUBLISHED_REPETITIONS", 50)
     for measure in (stats.aggregate, stats.probability_of_improvement, stats.performance_profile):
         monkeypatch.setattr(measure, "__defaults__", (50,))
 
 
 def row(text: str, model: str, heading: str, cell: str | None = None) -> list[str]:
-    """Return the cells of a model's row in the table under a heading; `cell` is its first cell if not just the name."""
-    part = text.split(f"### {heading}")[1].split("###")[0]
+    """Return a model's row under a heading, without bold; `cell` is its first cell if that is not just the name."""
+    part = text.split(f"### {heading}")[1].split("###")[0].replace("**", "")
     line = next(line for line in part.splitlines() if line.startswith(f"| {cell or f'`{model}`'}"))
     return [text.strip() for text in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def ranking(text: str) -> dict[str, list[str]]:
+    """Return the rows of the aggregate table in their order, first cell → the others."""
+    lines = [line for line in text.split("### Aggregate")[1].split("###")[0].splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    return {cells[0]: cells[1:] for cells in rows[1:]}
 
 
 def test_cells_are_mean_and_spread_over_seeds_times_100(tmp_path):
@@ -47,10 +53,51 @@ def test_cells_are_mean_and_spread_over_seeds_times_100(tmp_path):
 
 
 def test_aggregate_is_the_trimmed_mean_with_an_interval(tmp_path):
-    samples.save_suite(tmp_path)
-    scores = [0.4 + 0.05 * task + 0.02 * seed for task in range(9) for seed in range(2)]
+    samples.save_suite(tmp_path, seeds=(0, 1, 2))
+    scores = [0.4 + 0.05 * task + 0.02 * seed for task in range(9) for seed in range(3)]
     iqm = row(render(tmp_path), "dt", "Aggregate")[2]
     assert iqm.startswith(f"{100 * scipy.stats.trim_mean(scores, 0.25):.1f} [")
+
+
+def test_two_seeds_have_a_spread_but_no_interval(tmp_path):
+    samples.save_suite(tmp_path)
+    text = render(tmp_path)
+    assert row(text, "dt", "Aggregate")[2].endswith("[n/a]")
+    assert "[n/a] below 3 seeds" in text
+
+
+def test_an_interval_that_covers_too_little_says_so(tmp_path):
+    for seed, score in enumerate((0.2, 0.3, 0.5)):
+        samples.save(tmp_path, samples.result(seed=seed, score=score))
+    text = render(tmp_path, Selection(tasks=["hopper-medium"]))
+    expected = measured_coverage("mean", 3, 1)
+    assert expected < 0.9
+    assert row(text, "dt", "Aggregate")[5].endswith(f"(covers about {100 * expected:.0f} %)")
+    assert "covers" not in row(text, "dt", "Aggregate")[2]  # the IQM's is above 90 %
+
+
+def test_models_are_ranked_and_those_not_separable_from_the_best_are_bold(tmp_path):
+    seeds = (0, 1, 2)
+    samples.save_suite(tmp_path, "dt", seeds, base=0.2)
+    samples.save_suite(tmp_path, "lamo", seeds, base=0.4)
+    samples.save_suite(tmp_path, "gpt2_dt", seeds, base=0.399)
+    samples.save(tmp_path, samples.result("cql", score=0.9))
+    text = render(tmp_path)
+    found = ranking(text)
+    assert list(found) == ["**`lamo`**", "**`gpt2_dt`**", "`dt`", "`cql`"]
+    assert [cells[1].startswith("**") for cells in found.values()] == [True, True, False, False]
+    assert [cells[2] for cells in found.values()][::2] == ["–", "< 0.001"]
+    assert float(found["**`gpt2_dt`**"][2]) > 0.05
+    scores = text.split("### Scores per task")[1].split("###")[0]
+    assert re.findall(r"^\| `(\w+)`", scores, flags=re.MULTILINE) == ["lamo", "gpt2_dt", "dt", "cql"]
+
+
+def test_too_few_seeds_to_separate_anything_are_told_from_no_difference(tmp_path):
+    for seed in (0, 1, 2):
+        samples.save(tmp_path, samples.result("dt", seed=seed, score=0.2 + 0.01 * seed))
+        samples.save(tmp_path, samples.result("lamo", seed=seed, score=0.8 + 0.01 * seed))
+    text = render(tmp_path, Selection(tasks=["hopper-medium"]))
+    assert ranking(text)["**`dt`**"][2] == "0.100 (cannot be below 0.100)"
 
 
 def test_one_seed_has_no_spread_and_no_interval(tmp_path):
@@ -66,7 +113,7 @@ def test_an_incomplete_model_is_never_averaged(tmp_path):
     samples.save(tmp_path, samples.result("gpt2_dtma", score=0.99))
     text = render(tmp_path)
     assert row(text, "gpt2_dtma", "Scores per task")[1:3] == ["99.0 (n=1)", "–"]
-    assert row(text, "gpt2_dtma", "Aggregate")[2:] == ["incomplete (1 of 9 tasks)", "–", "–", "–"]
+    assert row(text, "gpt2_dtma", "Aggregate")[2:] == ["incomplete (1 of 9 tasks)", "–", "–", "–", "–"]
 
 
 def test_failed_runs_are_listed_with_their_reason(tmp_path):
@@ -107,7 +154,9 @@ def test_text_from_outside_does_not_break_the_markdown(tmp_path):
     assert row(text, "dt", "Models", cell="`` dt\\|`x` ``")[1] == "a\\|b \\`c\\` \\<d> [x](y) \\\\"
     for line in text.splitlines():
         if line.startswith("| ``"):
-            assert len(re.findall(r"(?<!\\)\|", line)) in (7, 11), line  # six columns, or a model and nine tasks
+            assert len(re.findall(r"(?<!\\)\|", line)) in (7, 8, 11), (
+                line
+            )  # six or seven columns, or a model and nine tasks
 
 
 def test_only_the_score_target_is_ranked(tmp_path):
@@ -201,7 +250,7 @@ def test_a_selection_of_tasks_is_aggregated_and_said(tmp_path):
     text = render(tmp_path, Selection("d4rl-short", ["hopper-medium", "walker2d-medium"], "quick"))
     assert "only hopper-medium, walker2d-medium" in text
     assert "Over all 2 tasks" in text
-    assert row(text, "dt", "Aggregate")[4] == "30.0 [n/a]"
+    assert row(text, "dt", "Aggregate")[5] == "30.0 [n/a]"
     assert "90.0" not in text
     with pytest.raises(UnknownNameError, match="did you mean 'hopper-medium'"):
         render(tmp_path, Selection(tasks=["hoper-medium"]))
@@ -239,11 +288,17 @@ def test_compare_reports_differences_and_probability(tmp_path):
     (comparison,) = compare(tmp_path, "gpt2_dtma", "dt")
     assert [row.difference for row in comparison.tasks] == pytest.approx([0.1] * 9)
     assert comparison.probability_of_improvement.value == 1.0
+    assert comparison.permutation.is_separable
+    assert [row.permutation.p for row in comparison.tasks] == pytest.approx([1 / 3] * 9)
     with pytest.raises(UnknownNameError, match="did you mean 'dt'"):
         compare(tmp_path, "gpt2_dtma", "dtt")
     words = ["compare", str(tmp_path), "gpt2_dtma", "dt", "--task", "hopper-medium,walker2d-medium", "--json"]
     (chosen,) = json.loads(CliRunner().invoke(cli.app, words).stdout)
     assert [row["task"] for row in chosen["tasks"]] == ["hopper-medium", "walker2d-medium"]
+    assert chosen["permutation"] == {"p": pytest.approx(2 / 36), "smallest_p": pytest.approx(2 / 36), "is_exact": True}
+    printed = CliRunner().invoke(cli.app, words[:-1]).stdout
+    assert "0.333 (cannot be below 0.333)" in printed
+    assert "permutation p of the means' difference: 0.056 (cannot be below 0.056)" in printed
     wrong = CliRunner().invoke(cli.app, [*words, "--preset", "learnt"])
     assert "Unknown preset in these results 'learnt'" in str(wrong.exception)
 
@@ -259,10 +314,44 @@ def test_empty_and_missing_folders_are_named(tmp_path):
 
 
 def test_a_dollar_sign_in_a_name_is_not_mathematics(tmp_path):
-    scores = {"my$model_{$": np.array([[0.1, 0.2], [0.3, 0.4]])}
+    (section,) = sections([samples.result("my$model_{$")], Selection(tasks=["hopper-medium"]))
     for number, draw in enumerate((plots.intervals, plots.profile)):
-        draw(scores, tmp_path / f"{number}.svg")
+        draw(section, tmp_path / f"{number}.svg")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_curves_have_a_colour_per_model_and_a_line_style_per_variant():
+    scratch = {"config_hash": "x", "task": "hopper-medium"}
+    results = [
+        *(samples.result(model) for model in ("dt", "lamo", "gpt2_dt")),
+        *(samples.changed("backbone=scratch", model=model, **scratch) for model in ("lamo", "gpt2_dt")),
+    ]
+    (section,) = sections(results, Selection(tasks=["hopper-medium"]))
+    curves = {curve.row.label: curve for curve in plots._curves(section)}
+    own, changed = (
+        [curves[name] for name in ("lamo", "gpt2_dt")],
+        [curves[f"{name} backbone=scratch"] for name in ("lamo", "gpt2_dt")],
+    )
+    assert [curve.colour for curve in own] == [curve.colour for curve in changed]
+    assert len({curve.colour for curve in curves.values()}) == 3
+    assert {curve.line for curve in own} == {curves["dt"].line} == {"-"}
+    assert len({curve.line for curve in changed}) == 1
+    assert changed[0].line != "-"
+
+
+def test_a_panel_has_eight_curves_at_most_and_a_legend_beside_it(tmp_path, monkeypatch):
+    results = [samples.result(f"model{number}", score=0.03 * number) for number in range(18)]
+    (section,) = sections(results, Selection(tasks=["hopper-medium"]))
+    panels = plots._panels(plots._curves(section))
+    assert [len(panel) for panel in panels] == [6, 6, 6]
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, file: (figure.canvas.draw(), drawn.append(figure)))
+    plots.profile(section, tmp_path / "profile.svg")
+    (figure,) = drawn
+    assert section.title in figure.get_suptitle()
+    for axes in figure.axes:
+        assert len(axes.lines) == 6
+        assert axes.get_legend().get_window_extent().x0 > axes.get_window_extent().x1
 
 
 def test_json_for_programs_holds_no_nan(capsys):

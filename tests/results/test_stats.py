@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.stats
+from rliable import metrics
 
 from dtbench.errors import ResultError
 from dtbench.results import stats
+from dtbench.results.coverage import measured_coverage
 from dtbench.suites.scores import ReferenceScores
 from dtbench.suites.suites import load_suite
 
@@ -25,13 +29,49 @@ def test_other_aggregates_from_their_definitions():
     assert found["optimality_gap"].value == pytest.approx(1 - np.minimum(SCORES, 1).mean())
 
 
-def test_interval_is_the_stratified_bootstraps():
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (4, 9), (5, 2), (7, 3)])
+def test_aggregates_are_rliables(shape):
+    """They are computed here for many matrices at once."""
+    many = np.random.default_rng(3).random((6, *shape)) * 1.5
+    for name, rliables in {
+        "iqm": metrics.aggregate_iqm,
+        "median": metrics.aggregate_median,
+        "mean": metrics.aggregate_mean,
+        "optimality_gap": metrics.aggregate_optimality_gap,
+    }.items():
+        assert stats.AGGREGATES[name](many) == pytest.approx(np.array([rliables(matrix) for matrix in many]))
+
+
+def test_interval_is_the_stratified_bootstraps_expanded():
     """The mean's interval from an own bootstrap that draws runs anew within each task."""
     rng = np.random.default_rng(1)
     means = [SCORES[rng.integers(4, size=(4, 9)), np.arange(9)].mean() for _ in range(4000)]
-    low, high = stats.aggregate(SCORES)["mean"].interval
-    # Two bootstraps of 2,000 and 4,000 draws: the ends' standard error is about 3 % of the interval's width.
-    assert np.abs(np.quantile(means, [0.025, 0.975]) - [low, high]).max() < 0.1 * (high - low)
+    point, (low, high) = SCORES.mean(), stats.aggregate(SCORES)["mean"].interval
+    factor = np.sqrt(4 / 3) * scipy.stats.t.ppf(0.975, 9 * 3) / scipy.stats.norm.ppf(0.975)
+    expected = point + factor * (np.quantile(means, [0.025, 0.975]) - point)
+    # Bootstraps of 10,000 and 4,000 draws: the ends' standard error is about 2 % of the interval's width.
+    assert np.abs(expected - [low, high]).max() < 0.06 * (high - low)
+
+
+def test_expansion_is_hesterbergs_for_a_normal_bootstrap():
+    """Quantiles at Φ(−√(n/(n−1)) · t_{m(n−1), 0.975}) of a normal distribution, over those at 2.5 %."""
+    for seeds, tasks in ((3, 1), (5, 3), (10, 9)):
+        level = scipy.stats.norm.cdf(-np.sqrt(seeds / (seeds - 1)) * scipy.stats.t.ppf(0.975, tasks * (seeds - 1)))
+        expected = scipy.stats.norm.ppf(level) / scipy.stats.norm.ppf(0.025)
+        assert stats.expansion(seeds, tasks) == pytest.approx(expected)
+
+
+def test_three_runs_of_one_task_have_nearly_students_interval():
+    """Above the mean, half of the percentile interval is the distance to the highest run."""
+    low, high = stats.aggregate(np.array([[0.4], [0.5], [0.6]]))["mean"].interval
+    assert (high - low) / 2 == pytest.approx(0.1 * np.sqrt(1.5) * 4.302653 / 1.959964, rel=1e-5)
+
+
+def test_an_expanded_end_never_crosses_the_estimate():
+    """The percentile interval of a biased measure need not hold the estimate."""
+    (low, high) = stats.expanded(np.array([0.5]), np.array([[0.6], [0.8]]), 3, 1)[:, 0]
+    assert low == 0.5
+    assert high > 0.8
 
 
 def test_same_matrix_same_interval_and_the_callers_random_state_is_untouched():
@@ -67,16 +107,101 @@ def test_one_game_far_above_the_reference_is_not_mistaken_for_percentages():
     assert stats.aggregate(np.where(np.arange(9) == 0, 20.0, SCORES))["iqm"].value < 1.5
 
 
-def test_one_run_has_no_interval():
-    assert all(estimate.interval is None for estimate in stats.aggregate(SCORES[:1]).values())
-    assert stats.probability_of_improvement(SCORES[:1], SCORES).interval is None
-    assert stats.performance_profile(SCORES[:1], np.array([0.5]))[1] is None
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_below_three_seeds_there_is_no_interval(seeds):
+    few = SCORES[:seeds]
+    assert all(estimate == stats.Estimate(estimate.value) for estimate in stats.aggregate(few).values())
+    assert stats.probability_of_improvement(few, SCORES).interval is None
+    assert stats.performance_profile(few, np.array([0.5]))[1] is None
+
+
+def test_runs_without_a_spread_have_no_interval():
+    """All resamples agree, so that nothing is known about how far off the estimate is."""
+    assert stats.aggregate(np.full((5, 2), 0.3))["iqm"] == stats.Estimate(pytest.approx(0.3))
+    assert stats.probability_of_improvement(SCORES + 2, SCORES) == stats.Estimate(1.0)
+
+
+def test_an_interval_says_how_often_such_intervals_hold_the_true_value():
+    found = stats.aggregate(SCORES[:3, :3])
+    for name, estimate in found.items():
+        assert estimate.coverage == measured_coverage(name, 3, 3)
+    pair = stats.probability_of_improvement(SCORES[:, :3], SCORES[1:, :3] + 0.01)
+    assert pair.coverage == measured_coverage("probability_of_improvement", 3, 3)  # the smaller number of seeds
+
+
+def test_no_interval_reaches_beyond_what_is_possible():
+    scores = np.array([[0.9], [1.2], [1.3], [1.1]])
+    assert stats.aggregate(scores)["optimality_gap"].interval[0] == 0
+    low, high = stats.probability_of_improvement(scores, scores - 0.15).interval
+    assert 0 <= low < high <= 1
+    band = stats.performance_profile(scores, np.linspace(0, 2, 21))[1]
+    assert band.min() >= 0
+    assert band.max() <= 1
+
+
+@pytest.mark.parametrize(("runs_a", "runs_b"), [(3, 3), (2, 4), (5, 3)])
+def test_permutation_test_is_scipys_on_one_task(runs_a, runs_b):
+    rng = np.random.default_rng(runs_a)
+    a, b = rng.random((runs_a, 1)), rng.random((runs_b, 1)) + 0.4
+    expected = scipy.stats.permutation_test(
+        (a[:, 0], b[:, 0]), lambda x, y: abs(x.mean() - y.mean()), n_resamples=np.inf, alternative="greater"
+    )
+    found = stats.permutation_test(a, b)
+    assert found.is_exact
+    assert found.p == pytest.approx(expected.pvalue)
+
+
+def test_permutation_test_exchanges_runs_within_each_task():
+    """Against a plain loop over the assignments of each of three tasks."""
+    rng = np.random.default_rng(5)
+    a, b = rng.random((2, 3)) + 0.3, rng.random((2, 3))
+    statistics = []
+    for chosen in itertools.product(itertools.combinations(range(4), 2), repeat=3):
+        pooled = [[*a[:, task], *b[:, task]] for task in range(3)]
+        of_a = np.array([[runs[i] for i in own] for runs, own in zip(pooled, chosen, strict=True)]).T
+        of_b = np.array(
+            [[runs[i] for i in range(4) if i not in own] for runs, own in zip(pooled, chosen, strict=True)]
+        ).T
+        statistics.append(abs(of_a.mean() - of_b.mean()))
+    found = stats.permutation_test(a, b)
+    assert found.p == pytest.approx(np.mean(np.array(statistics) >= abs(a.mean() - b.mean()) - 1e-9))
+    assert found == stats.Permutation(found.p, 2 / 6**3, is_exact=True)
+
+
+def test_drawn_assignments_come_near_the_exact_p(monkeypatch):
+    a, b = SCORES[:3, :3] + 0.2, np.random.default_rng(6).random((3, 3))
+    exact = stats.permutation_test(a, b)
+    monkeypatch.setattr(stats, "_MOST_ASSIGNMENTS", 10)
+    drawn = stats.permutation_test(a, b)
+    assert exact.is_exact
+    assert not drawn.is_exact
+    assert drawn.p == pytest.approx(exact.p, abs=4 * np.sqrt(0.25 / stats.REPETITIONS))  # four standard errors
+    assert stats.permutation_test(a, b) == drawn
+
+
+def test_a_drawn_p_is_never_zero():
+    found = stats.permutation_test(SCORES + 3, SCORES, repetitions=99)
+    assert found == stats.Permutation(0.01, 0.01, is_exact=False)
+
+
+@pytest.mark.parametrize(("runs", "smallest"), [(2, 2 / 6), (3, 2 / 20), (4, 2 / 70), (5, 2 / 252)])
+def test_complete_separation_on_one_task_has_the_smallest_p(runs, smallest):
+    scores = np.arange(2 * runs)[:, None] / 10
+    found = stats.permutation_test(scores[:runs], scores[runs:])
+    assert found.p == found.smallest_p == pytest.approx(smallest)
+    assert found.is_separable == found.can_separate == (runs > 3)
+
+
+def test_equal_scores_are_not_separable():
+    assert stats.permutation_test(SCORES, SCORES).p == 1
+    assert stats.permutation_test(np.full((3, 2), 0.1 + 0.2), np.full((3, 2), 0.3)).p == 1
 
 
 def test_probability_of_improvement_counts_pairs():
     a, b = SCORES, np.random.default_rng(2).random((3, 9))
     wins = [(a[i, t] > b[j, t]) + 0.5 * (a[i, t] == b[j, t]) for t in range(9) for i in range(4) for j in range(3)]
     found = stats.probability_of_improvement(a, b, repetitions=100)
+    assert found.value == pytest.approx(metrics.probability_of_improvement(a, b))
     assert found.value == pytest.approx(np.mean(wins))
     assert found.interval[0] <= found.value <= found.interval[1]
 

@@ -26,6 +26,9 @@ def few_repetitions(monkeypatch):
         monkeypatch.setattr(measure, "__defaults__", (50,))
 
 
+EQUAL = stats.Permutation(1.0, 0.1, is_exact=True)
+
+
 def shown(results: list[Result], selection: Selection = EVERYTHING) -> str:
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(leaderboard.console_table(results, selection))
@@ -39,6 +42,16 @@ def test_console_table_shows_scores_and_each_rows_weights(tmp_path):
     assert "41.0 ± 1.4" in text
     (weights,) = (line for line in text.splitlines() if "initial weights" in line)
     assert [part.strip() for part in weights.strip("│").split("│")[1:]] == ["random", "gpt2"]
+
+
+def test_console_table_shows_p_against_the_best_and_puts_it_first(tmp_path):
+    samples.save_suite(tmp_path, seeds=(0, 1, 2))
+    samples.save_suite(tmp_path, "lamo", seeds=(0, 1, 2), base=0.6)
+    text = shown(scan(tmp_path)[0])
+    (header,) = (line for line in text.splitlines() if "task" in line and "┃" in line)
+    assert header.index("lamo") < header.index("dt")
+    (p,) = (line for line in text.splitlines() if "p against the best" in line)
+    assert [part.strip() for part in p.strip("│").split("│")[1:]] == ["–", "< 0.001"]
 
 
 def test_console_shows_every_section_and_unfinished_ones():
@@ -120,7 +133,7 @@ def test_text_with_brackets_is_shown_as_it_is():
     assert " [link] │" in text
     assert "50.0 [n/a]" in printed(leaderboard.console_table(results, Selection(tasks=["hopper-medium"])))
     assert "failed: ValueError: [/red] shape [batch, time, dim] [31m" in text
-    comparison = Comparison("[bold]", "a[/]", "b", [TaskDifference("[t]", 0.5, 0.25, 0.25)], None)
+    comparison = Comparison("[bold]", "a[/]", "b", [TaskDifference("[t]", 0.5, 0.25, 0.25, EQUAL)], None, None)
     text = printed(*comparison_tables([comparison]))
     assert "[bold]" in text
     assert "a[/]" in text
