@@ -32,6 +32,8 @@ from dtbench.evaluation.rollout import EvaluationProtocol, episode_seeds, evalua
 
 #: Where the curves are compared: the mean loss of the 100 steps that end there.
 POINTS = (250, 500, 1000, 1500, 2000)
+#: Episodes of the reference's own evaluation loop, which plays them one by one.
+OWN_LOOP = 3
 #: The runs of a side are compared with those of another; CORL's network has GELU, so its counterpart has it, too.
 PAIRS = (("kzl", "ours"), ("corl", "small"))
 SMALL = ("model.init=small", "model.activation=gelu")
@@ -60,6 +62,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sides", nargs="+", choices=("kzl", "ours", "corl", "small"), default=["kzl", "ours"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=Settings.steps)
+    parser.add_argument("--batch-size", type=int, default=Settings.batch_size)
     parser.add_argument("--episodes", type=int, default=10, help="per target")
     parser.add_argument("--own-loop", action="store_true", help="also evaluate kzl with its own loop, one by one")
     parser.add_argument("--compare", action="store_true", help="also compare the computation with copied weights")
@@ -70,9 +73,11 @@ def _options() -> argparse.Namespace:
 def _run(side: str, seed: int, options: argparse.Namespace) -> None:
     """Train and evaluate one side with one seed, unless its file exists."""
     file = options.output / f"{side}-{seed}.json"
+    settings = Settings(steps=options.steps, batch_size=options.batch_size)
     if file.exists():
+        if json.loads(file.read_text(encoding="utf-8"))["settings"] != asdict(settings):
+            raise SystemExit(f"{file} has other settings; choose another --output.")
         return
-    settings = Settings(steps=options.steps)
     columns = common.read_columns(options.data)
     best = max(float(episode["rewards"].sum(dtype=np.float64)) for episode in common.split_episodes(columns))
     sides: dict[str, Callable[[], Trained]] = {
@@ -89,7 +94,7 @@ def _run(side: str, seed: int, options: argparse.Namespace) -> None:
     for name, target in {"6000": 6000.0, "best": best}.items():
         episodes = evaluate(trained.policy, protocol, target, options.episodes, seed=seed)
         has_own = options.own_loop and trained.own_loop is not None
-        own = trained.own_loop(target, episodes.seeds) if has_own else None
+        own = trained.own_loop(target, episodes.seeds[:OWN_LOOP]) if has_own else None
         returns[name] = {"target": target, "returns": episodes.returns, "own_loop": own}
         print(f"{side} seed {seed}, target {target:.0f}: {np.mean(episodes.returns):.0f}", flush=True)  # noqa: T201
     result = {
@@ -210,17 +215,24 @@ def _permutation_p(first: list[float], second: list[float]) -> str:
 
 
 def _single(by_side: dict[str, list[dict[str, Any]]]) -> str:
-    rows = ["| side, seed | loss, last 100 steps | return at 6,000 | at the data's best | own loop | training, CPU |"]
+    rows = [
+        "| side, seed | loss, last 100 steps | return at 6,000 | at the data's best | own loop, first three | training, CPU |"
+    ]
     rows.append("|---|---:|---:|---:|---|---:|")
     for side, runs in by_side.items():
         for run in runs:
             values = run["returns"].values()
             played = [f"{np.mean(v['returns']):,.0f} ± {np.std(v['returns']):,.0f}" for v in values]
-            own = ["–" if v["own_loop"] is None else f"{np.mean(v['own_loop']):,.0f}" for v in values]
+            own = [_own_loop(v["own_loop"], v["returns"]) for v in values]
             loss, seconds = np.mean(run["losses"][-100:]), run["training_cpu_seconds"]
             row = f"| {side}, {run['seed']} | {loss:.4f} | {' | '.join(played)} | {', '.join(own)} | {seconds:,.0f} s |"
             rows.append(row)
     return "\n".join(rows) + "\n"
+
+
+def _own_loop(own: list[float] | None, returns: list[float]) -> str:
+    """Return the mean of the reference's own loop, and that of the same environment seeds in dtbench's."""
+    return "–" if own is None else f"{np.mean(own):,.0f} (here {np.mean(returns[: len(own)]):,.0f})"
 
 
 if __name__ == "__main__":
