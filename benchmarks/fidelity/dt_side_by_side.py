@@ -215,9 +215,8 @@ def _permutation_p(first: list[float], second: list[float]) -> str:
 
 
 def _single(by_side: dict[str, list[dict[str, Any]]]) -> str:
-    rows = [
-        "| side, seed | loss, last 100 steps | return at 6,000 | at the data's best | own loop, first three | training, CPU |"
-    ]
+    heads = ("side, seed", "loss, last 100 steps", "return at 6,000", "at the best", "own loop, first three", "CPU")
+    rows = [f"| {' | '.join(heads)} |"]
     rows.append("|---|---:|---:|---:|---|---:|")
     for side, runs in by_side.items():
         for run in runs:
