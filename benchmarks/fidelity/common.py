@@ -132,7 +132,7 @@ def stand_ins(folder: Path, **modules: dict[str, Any]) -> Iterator[None]:
 def progress(side: str, losses: list[float]) -> None:
     """Print the loss now and then."""
     if len(losses) % 250 == 0:
-        print(f"{side}: step {len(losses)}, loss {np.mean(losses[-100:]):.4f}", flush=True)  # noqa: T201
+        print(f"{side}: step {len(losses)}, loss {np.mean(losses[-100:]):.4f}", flush=True)
 
 
 def nothing(*_: Any, **__: Any) -> SimpleNamespace:

@@ -49,8 +49,8 @@ def main() -> None:
             for side in options.sides:
                 _run(side, seed, options)
     if options.compare:
-        print(compare(options))  # noqa: T201
-    print(report(options.output))  # noqa: T201
+        print(compare(options))
+    print(report(options.output))
 
 
 def _options() -> argparse.Namespace:
@@ -96,7 +96,7 @@ def _run(side: str, seed: int, options: argparse.Namespace) -> None:
         has_own = options.own_loop and trained.own_loop is not None
         own = trained.own_loop(target, episodes.seeds[:OWN_LOOP]) if has_own else None
         returns[name] = {"target": target, "returns": episodes.returns, "own_loop": own}
-        print(f"{side} seed {seed}, target {target:.0f}: {np.mean(episodes.returns):.0f}", flush=True)  # noqa: T201
+        print(f"{side} seed {seed}, target {target:.0f}: {np.mean(episodes.returns):.0f}", flush=True)
     result = {
         "side": side,
         "seed": seed,
@@ -124,11 +124,30 @@ def compare(options: argparse.Namespace, steps: int = 50) -> str:
     module = ours.build(ours.configure(settings), seed=0)
     ours.copy_from_kzl(module, theirs)
     lines.append(_compare("kzl", module, theirs, kzl.predict, data.windows, steps))
+    loops = _compare_loops(options, theirs.eval(), module.eval())
     theirs = corl.load(options.corl).DecisionTransformer(17, 6, **corl.model_options(settings))
     module = ours.build(ours.configure(settings, ("model.activation=gelu",)), seed=0)
     ours.copy_from_corl(module, theirs)
     lines.append(_compare("corl", module, theirs, corl.predict, data.windows, steps))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *loops]) + "\n"
+
+
+def _compare_loops(options: argparse.Namespace, theirs: torch.nn.Module, module: Any, steps: int = 100) -> list[str]:
+    """Play the first `steps` steps of five episodes in the reference's own loop and in dtbench's.
+
+    Later a difference in the last bit has grown to a different episode.
+    """
+    columns = common.read_columns(options.data)
+    mean, std = kzl.state_statistics(columns)
+    protocol = EvaluationProtocol(ENV_ID, steps, SCALE, mean, std)
+    seeds = episode_seeds(0, 5)
+    own = kzl.own_loop(kzl.load(options.reference), theirs, columns, 6000.0, seeds, steps)
+    lines = [f"returns of {steps} steps in the reference's own loop: {', '.join(f'{value:.4f}' for value in own)}"]
+    for name, policy in {"its network in dtbench's loop": kzl.Acting(theirs), "dtbench's network": module}.items():
+        returns = evaluate(policy, protocol, 6000.0, len(seeds), seed=0).returns
+        apart = max(abs(mine - other) for mine, other in zip(returns, own, strict=True))
+        lines.append(f"{name}: {', '.join(f'{value:.4f}' for value in returns)}; largest difference {apart:.1e}")
+    return lines
 
 
 def _kzl_network(checkout: Path, settings: Settings) -> torch.nn.Module:

@@ -23,6 +23,7 @@ import transformers.modeling_outputs
 import transformers.models.gpt2.configuration_gpt2
 import transformers.utils.logging
 from common import CONTEXT, HORIZON, SCALE, Columns, OldGym, Settings, Trained
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -185,18 +186,31 @@ def train(checkout: Path, columns: Columns, settings: Settings, seed: int) -> Tr
         experiment.experiment("side-by-side", variant)
     finally:
         experiment.SequenceTrainer = trainer
+    mean, std = state_statistics(columns)
+    play = functools.partial(own_loop, experiment, models[0], columns)
+    return Trained(Acting(models[0].eval()), losses, mean, std, play)
+
+
+def state_statistics(columns: Columns) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Compute mean and standard deviation of the observations as the program does."""
     states = columns["observations"]
-    mean, std = np.mean(states, axis=0), np.std(states, axis=0) + 1e-6  # as the program computes them
+    return np.mean(states, axis=0), np.std(states, axis=0) + 1e-6
 
-    def own_loop(target: float, seeds: list[int]) -> list[float]:
-        env = OldGym(seeds=seeds)
-        options = {"max_ep_len": HORIZON, "scale": SCALE, "target_return": target / SCALE, "device": "cpu"}
-        statistics = {"state_mean": mean, "state_std": std}
-        with torch.no_grad():
-            played = [
-                experiment.evaluate_episode_rtg(env, states.shape[1], 6, models[0], **options, **statistics)
-                for _ in seeds
-            ]
-        return [float(episode_return) for episode_return, _ in played]
 
-    return Trained(Acting(models[0].eval()), losses, mean, std, own_loop)
+def own_loop(
+    experiment: ModuleType,
+    model: nn.Module,
+    columns: Columns,
+    target: float,
+    seeds: list[int],
+    steps: int = HORIZON,
+) -> list[float]:
+    """Evaluate a network with the program's own loop, one episode per environment seed; return their returns."""
+    env, (mean, std) = OldGym(seeds=seeds), state_statistics(columns)
+    options = {"max_ep_len": steps, "scale": SCALE, "target_return": target / SCALE, "device": "cpu"}
+    with torch.no_grad():
+        played = [
+            experiment.evaluate_episode_rtg(env, len(mean), 6, model, **options, state_mean=mean, state_std=std)
+            for _ in seeds
+        ]
+    return [float(episode_return) for episode_return, _ in played]

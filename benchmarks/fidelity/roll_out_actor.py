@@ -84,7 +84,7 @@ def main() -> None:
             played = [roll_out(actor, options.env, noise, seed, options.steps) for seed in seeds]
             returns = [float(episode["rewards"].sum(dtype=np.float64)) for episode in played]
             spread = f"{np.mean(returns):.0f} ± {np.std(returns):.0f}, {min(returns):.0f} to {max(returns):.0f}"
-            print(f"noise {noise}: returns {spread}", flush=True)  # noqa: T201
+            print(f"noise {noise}: returns {spread}", flush=True)
             episodes += played
     with h5py.File(options.output, "w") as file:
         for key in episodes[0]:
