@@ -24,14 +24,15 @@ import numpy as np
 import ours
 import torch
 from common import ENV_ID, HORIZON, SCALE, Settings, Trained
-from scipy.stats import permutation_test
+from scipy.stats import permutation_test, ttest_ind
 from torch import Tensor
 
 from dtbench import atomic
 from dtbench.evaluation.rollout import EvaluationProtocol, episode_seeds, evaluate
 
-#: Where the curves are compared: the mean loss of the 100 steps that end there.
-POINTS = (250, 500, 1000, 1500, 2000)
+#: Where the curves are compared: the mean loss of the steps from the first to the second number, and of the whole curve
+#: after the warm-up.
+PARTS = ((150, 250), (400, 500), (900, 1000), (1400, 1500), (1900, 2000), (300, 2000))
 #: Episodes of the reference's own evaluation loop, which plays them one by one.
 OWN_LOOP = 3
 #: The runs of a side are compared with those of another; CORL's network has GELU, so its counterpart has it, too.
@@ -123,8 +124,8 @@ def compare(options: argparse.Namespace, steps: int = 50) -> str:
     theirs = _kzl_network(options.reference, settings)
     module = ours.build(ours.configure(settings), seed=0)
     ours.copy_from_kzl(module, theirs)
-    lines.append(_compare("kzl", module, theirs, kzl.predict, data.windows, steps))
     loops = _compare_loops(options, theirs.eval(), module.eval())
+    lines.append(_compare("kzl", module, theirs, kzl.predict, data.windows, steps))
     theirs = corl.load(options.corl).DecisionTransformer(17, 6, **corl.model_options(settings))
     module = ours.build(ours.configure(settings, ("model.activation=gelu",)), seed=0)
     ours.copy_from_corl(module, theirs)
@@ -132,10 +133,10 @@ def compare(options: argparse.Namespace, steps: int = 50) -> str:
     return "\n".join([*lines, "", *loops]) + "\n"
 
 
-def _compare_loops(options: argparse.Namespace, theirs: torch.nn.Module, module: Any, steps: int = 100) -> list[str]:
+def _compare_loops(options: argparse.Namespace, theirs: torch.nn.Module, module: Any, steps: int = 20) -> list[str]:
     """Play the first `steps` steps of five episodes in the reference's own loop and in dtbench's.
 
-    Later a difference in the last bit has grown to a different episode.
+    From there on a difference in the last bit grows into another episode.
     """
     columns = common.read_columns(options.data)
     mean, std = kzl.state_statistics(columns)
@@ -201,13 +202,13 @@ def report(folder: Path) -> str:
 
 
 def _pair(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> str:
-    """Compare two sides: seeds' values, relative difference of the means, exact permutation p."""
+    """Compare two sides: seeds' values, relative difference of the means with its interval, exact permutation p."""
     names = first[0]["side"], second[0]["side"]
-    rows = [f"| | {names[0]} | {names[1]} | difference | p |", "|---|---|---|---:|---:|"]
-    points = [point for point in POINTS if point <= min(len(run["losses"]) for run in first + second)]
-    for point in points:
-        values = [[float(np.mean(run["losses"][point - 100 : point])) for run in side] for side in (first, second)]
-        rows.append(_row(f"loss, steps {point - 99:,} to {point:,}", values, "{:.4f}"))
+    rows = [f"| | {names[0]} | {names[1]} | difference, 95 % | p |", "|---|---|---|---:|---:|"]
+    shortest = min(len(run["losses"]) for run in first + second)
+    for start, end in (part for part in PARTS if part[1] <= shortest):
+        values = [[float(np.mean(run["losses"][start:end])) for run in side] for side in (first, second)]
+        rows.append(_row(f"loss, steps {start + 1:,} to {end:,}", values, "{:.4f}"))
     for target in first[0]["returns"]:
         values = [[float(np.mean(run["returns"][target]["returns"])) for run in side] for side in (first, second)]
         rows.append(_row(f"return at {first[0]['returns'][target]['target']:,.0f}", values, "{:,.0f}"))
@@ -221,7 +222,16 @@ def _row(name: str, values: list[list[float]], form: str) -> str:
         f"**{form.format(mean)}** ({', '.join(form.format(value) for value in side)})"
         for mean, side in zip(means, values, strict=True)
     ]
-    return f"| {name} | {' | '.join(cells)} | {apart:+.1%} | {_permutation_p(*values)} |"
+    return f"| {name} | {' | '.join(cells)} | {apart:+.1%}{_interval(*values)} | {_permutation_p(*values)} |"
+
+
+def _interval(first: list[float], second: list[float]) -> str:
+    """Return Welch's 95 % interval of the difference of the means, relative to the first."""
+    if min(len(first), len(second)) < 2:
+        return ""
+    interval = ttest_ind(second, first, equal_var=False).confidence_interval()
+    low, high = (float(end) / float(np.mean(first)) for end in (interval.low, interval.high))
+    return f" ({low:+.1%} to {high:+.1%})"
 
 
 def _permutation_p(first: list[float], second: list[float]) -> str:
