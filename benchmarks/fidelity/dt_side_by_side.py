@@ -36,8 +36,10 @@ PARTS = ((150, 250), (400, 500), (900, 1000), (1400, 1500), (1900, 2000), (300, 
 #: Episodes of the reference's own evaluation loop, which plays them one by one.
 OWN_LOOP = 3
 #: The runs of a side are compared with those of another; CORL's network has GELU, so its counterpart has it, too.
-PAIRS = (("kzl", "ours"), ("corl", "small"))
+PAIRS = (("kzl", "ours"), ("corl", "small"), ("ours", "small_relu"))
 SMALL = ("model.init=small", "model.activation=gelu")
+SMALL_RELU = ("model.init=small",)
+SIDES = ("kzl", "ours", "corl", "small", "small_relu")
 
 
 def main() -> None:
@@ -60,7 +62,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--corl", type=Path, required=True, help="checkout of corl-team/CORL")
     parser.add_argument("--data", type=Path, required=True, help="file of roll_out_actor.py")
     parser.add_argument("--output", type=Path, default=Path("side_by_side"))
-    parser.add_argument("--sides", nargs="+", choices=("kzl", "ours", "corl", "small"), default=["kzl", "ours"])
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=["kzl", "ours"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--batch-size", type=int, default=Settings.batch_size)
@@ -86,6 +88,7 @@ def _run(side: str, seed: int, options: argparse.Namespace) -> None:
         "corl": lambda: corl.train(options.corl, columns, settings, seed),
         "ours": lambda: ours.train(options.data, settings, seed),
         "small": lambda: ours.train(options.data, settings, seed, "small", SMALL),
+        "small_relu": lambda: ours.train(options.data, settings, seed, "small_relu", SMALL_RELU),
     }
     started = time.process_time()
     trained = sides[side]()
