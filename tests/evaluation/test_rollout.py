@@ -90,10 +90,10 @@ def test_equals_gymnasium_stepped_singly(delayed, one_thread):
 def test_together_and_singly_are_identical():
     """Bit for bit, although a matrix product may round differently for another number of rows."""
     model = policy()
-    together = evaluate(model, HOPPER, target=3600, episodes=13, seed=5)
+    together = evaluate(model, HOPPER, target=3600, episodes=13, seed=8)
     assert len(set(together.lengths)) > 1
     for episodes in (1, 3):
-        part = evaluate(model, HOPPER, target=3600, episodes=episodes, seed=5)
+        part = evaluate(model, HOPPER, target=3600, episodes=episodes, seed=8)
         assert part.seeds == together.seeds[:episodes]
         assert part.returns == together.returns[:episodes]
         assert part.lengths == together.lengths[:episodes]
