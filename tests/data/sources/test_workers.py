@@ -92,7 +92,8 @@ def test_workers_end_with_a_killed_parent_and_the_next_build_tidies_up(home, bui
 
 def kill_one_worker():
     """Kill a process that runs the workers' module and whose parent we are; `[s]` spares this very shell."""
-    script = "ps -ww -o pid=,args= --ppid $PPID | awk '/dtbench.data.sources.worker[s]/ {print $1; exit}' | xargs kill -9"
+    ours = "ps -ww -o pid=,args= --ppid $PPID"
+    script = f"{ours} | awk '/dtbench.data.sources.worker[s]/ {{print $1; exit}}' | xargs kill -9"
     subprocess.run(["sh", "-c", script], check=True)
 
 
