@@ -91,5 +91,5 @@ def test_checkpoints_of_other_programs(checkpoint, tmp_path, change):
 
 
 def test_a_checkpoint_of_another_model(checkpoint):
-    with pytest.raises(ConfigError, match="Unknown key of model 'top_fraction'"):
+    with pytest.raises(ConfigError, match="Unknown key of model 'states'"):
         DecisionTransformer.from_checkpoint(checkpoint)
