@@ -10,15 +10,15 @@ import time
 
 #: Seconds between two looks at the parent where the system cannot report its end.
 _POLL_S = 0.25
-#: Seconds that a process has for its own clean-up after its parent ended.
-_GRACE_S = 2.0
+#: Seconds that a process has for its own clean-up after its parent ended; to free its memory may take another second.
+_GRACE_S = 1.0
 
 
 def end_with_parent(parent_pid: int | None = None) -> None:
     """End this process within 3 s of its parent's end, even if the parent was killed by SIGKILL.
 
     A background thread waits for the parent's end. It then sends this process SIGTERM, so that the process can clean
-    up as it would when asked to stop, and ends it for good 2 s later. Linux's PR_SET_PDEATHSIG needs no thread, but it
+    up as it would when asked to stop, and ends it for good 1 s later. Linux's PR_SET_PDEATHSIG needs no thread, but it
     reacts to the end of the *thread* that started this process, which may end long before the parent does.
     Call it once, early. It does nothing on Windows, where a process keeps the id of its dead parent.
 
