@@ -5,8 +5,8 @@
 
 Scores are simulated for n seeds on m tasks, intervals are made of each matrix as `dtbench/results/stats.py` makes them,
 and those that hold the true value are counted. The true value is the population's: what the measure tends to as the
-number of seeds grows. rliable would take days for so many intervals; here, all resamples of a matrix are drawn at once
-(`tests/results/test_coverage.py` compares the two).
+number of seeds grows. rliable draws one resample after another, too slow for so many intervals; here all resamples
+of a matrix are drawn at once (`tests/results/test_coverage.py` compares the two).
 
 Score shapes, each with mean 0 and standard deviation 1 before it is scaled:
 

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from dtbench import locks
 from dtbench.errors import ConfigError
 from dtbench.locks import lock, lock_file, lock_if_free
 
@@ -38,8 +39,14 @@ def test_any_name_can_be_locked(tmp_path, name):
         assert lock_file(tmp_path / name).name.isascii()
 
 
-def test_a_process_that_waits_reports_it_and_continues_afterwards(tmp_path, capsys):
-    done = []
+def test_a_process_that_waits_reports_it_and_continues_afterwards(tmp_path, monkeypatch):
+    done, said, reported = [], [], threading.Event()
+
+    def report(message, **_):
+        said.append(message)
+        reported.set()
+
+    monkeypatch.setattr(locks.err, "print", report)
 
     def second():
         with lock(tmp_path / "data"):
@@ -48,10 +55,10 @@ def test_a_process_that_waits_reports_it_and_continues_afterwards(tmp_path, caps
     waiting = threading.Thread(target=second)
     with lock(tmp_path / "data"):
         waiting.start()
-        while "waiting for another process" not in capsys.readouterr().err:
-            assert waiting.is_alive()
+        assert reported.wait(60)
         assert not done
-    waiting.join()
+    waiting.join(60)
+    assert said == [f"waiting for another process that works on {tmp_path / 'data'}"]
     assert done == ["second"]
 
 

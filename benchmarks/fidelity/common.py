@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from dtbench.environments.make import make_environment
 from dtbench.evaluation.rollout import Policy
@@ -51,6 +52,24 @@ class Trained:
     state_mean: NDArray[np.float32]
     state_std: NDArray[np.float32]
     own_loop: Any = None
+
+
+@dataclass(frozen=True)
+class Acting:
+    """A reference network as a policy of dtbench's.
+
+    Attributes:
+        model: the network.
+        predict: (model, window) → the actions of the window's steps (B, K', action_dim), the last step's last.
+    """
+
+    model: nn.Module
+    predict: Callable[[nn.Module, dict[str, Tensor]], Tensor]
+    context_length: int = CONTEXT
+
+    def act(self, window: dict[str, Tensor]) -> Tensor:
+        """Choose the actions of the last steps."""
+        return self.predict(self.model, window)[:, -1]
 
 
 def read_columns(file: Path) -> Columns:

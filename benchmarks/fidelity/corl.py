@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import common
 import torch
-from common import CONTEXT, HORIZON, Columns, OldGym, Settings, Trained
+from common import CONTEXT, HORIZON, Acting, Columns, OldGym, Settings, Trained
 from torch import Tensor, nn
 
 
@@ -45,18 +44,6 @@ def model_options(settings: Settings) -> dict[str, Any]:
         "residual_dropout": settings.dropout,
         "embedding_dropout": settings.dropout,
     }
-
-
-@dataclass
-class Acting:
-    """CORL's network as a policy of dtbench's; it sees the real steps only, as in its `eval_rollout`."""
-
-    model: nn.Module
-    context_length: int = CONTEXT
-
-    def act(self, window: dict[str, Tensor]) -> Tensor:
-        """Choose the actions of the last steps; all windows of an evaluation have the same number of real steps."""
-        return predict(self.model, window)[:, -1]
 
 
 def predict(model: nn.Module, window: dict[str, Tensor]) -> Tensor:
@@ -111,7 +98,7 @@ def train(checkout: Path, columns: Columns, settings: Settings, seed: int) -> Tr
         dt.DecisionTransformer = network
     states = columns["observations"]
     mean, std = states.mean(0), states.std(0) + 1e-6  # as CORL computes them
-    return Trained(Acting(models[0].eval()), losses, mean, std)
+    return Trained(Acting(models[0].eval(), predict), losses, mean, std)
 
 
 def loss(model: nn.Module, window: dict[str, Tensor]) -> Tensor:

@@ -147,7 +147,10 @@ def _compare_loops(options: argparse.Namespace, theirs: torch.nn.Module, module:
     seeds = episode_seeds(0, 5)
     own = kzl.own_loop(kzl.load(options.reference), theirs, columns, 6000.0, seeds, steps)
     lines = [f"returns of {steps} steps in the reference's own loop: {', '.join(f'{value:.4f}' for value in own)}"]
-    for name, policy in {"its network in dtbench's loop": kzl.Acting(theirs), "dtbench's network": module}.items():
+    for name, policy in {
+        "its network in dtbench's loop": common.Acting(theirs, kzl.predict),
+        "dtbench's network": module,
+    }.items():
         returns = evaluate(policy, protocol, 6000.0, len(seeds), seed=0).returns
         apart = max(abs(mine - other) for mine, other in zip(returns, own, strict=True))
         lines.append(f"{name}: {', '.join(f'{value:.4f}' for value in returns)}; largest difference {apart:.1e}")

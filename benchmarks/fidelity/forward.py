@@ -46,6 +46,7 @@ def main() -> None:
     file_utils.add_code_sample_docstrings = lambda *_, **__: lambda function: function
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # where the code that loads "gpt2" finds a small one
+        torch.manual_seed(0)
         _save_gpt2("gpt2")
         for what, difference in COMPARISONS[arguments.model](checkout).items():
             print(f"{arguments.model}: {what}: largest difference {difference:.1e}")
@@ -87,7 +88,7 @@ def gpt2_dt(checkout: Path) -> dict[str, float]:
 
     from decision_transformer.training.seq_trainer import kmeans_anneal, kmeans_cosine_max_loss
 
-    window = _windows(ours) | {"padding_mask": torch.ones_like(_windows(ours)["padding_mask"])}
+    window = _unpadded(windows(ours))
     assert ours.centres is not None
     embedded = ours.embedding.norm(ours.embedding.content(window)).flatten(1, 2)
     unit = nn.functional.normalize(embedded, dim=-1)
@@ -209,7 +210,6 @@ def _save_gpt2(folder: str) -> None:
     """Write a small GPT-2 with random weights everywhere, biases and norms included."""
     config = transformers.GPT2Config(n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=16, vocab_size=50)
     model = transformers.GPT2LMHeadModel(config)
-    torch.manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
@@ -224,8 +224,8 @@ def _ours(name: str, **options: Any) -> SequencePolicy:
     return module.eval()
 
 
-def _windows(module: SequencePolicy) -> dict[str, Tensor]:
-    return windows(module)
+def _unpadded(window: dict[str, Tensor]) -> dict[str, Tensor]:
+    return window | {"padding_mask": torch.ones_like(window["padding_mask"])}
 
 
 def _of_kzl(window: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, None, Tensor, Tensor]:
@@ -237,9 +237,8 @@ def _of_kzl(window: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, None, Tensor,
 def _actions(ours: SequencePolicy, theirs: Callable[[Mapping[str, Tensor]], Tensor]) -> dict[str, float]:
     """Compare the actions of real steps and the losses, on windows with padding and without."""
     found = {}
-    padded = _windows(ours)
-    whole = padded | {"padding_mask": torch.ones_like(padded["padding_mask"])}
-    for what, window in {"full windows": whole, "padded windows": padded}.items():
+    padded = windows(ours)
+    for what, window in {"full windows": _unpadded(padded), "padded windows": padded}.items():
         real = window["padding_mask"]
         with torch.no_grad():
             expected, actions = theirs(window), ours(window)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -22,7 +21,7 @@ import transformers.activations
 import transformers.modeling_outputs
 import transformers.models.gpt2.configuration_gpt2
 import transformers.utils.logging
-from common import CONTEXT, HORIZON, SCALE, Columns, OldGym, Settings, Trained
+from common import CONTEXT, HORIZON, SCALE, Acting, Columns, OldGym, Settings, Trained
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -67,7 +66,7 @@ def _config(**options: Any) -> SimpleNamespace:
 
 
 def _decorator(*_: Any, **__: Any) -> Any:
-    """Stand in for a decorator that edits docstrings."""
+    """Leave the function as it is; the real decorator edits its docstring."""
     return lambda function: function
 
 
@@ -111,18 +110,6 @@ def model_options(settings: Settings) -> dict[str, Any]:
         "resid_pdrop": settings.dropout,
         "attn_pdrop": settings.dropout,
     }
-
-
-@dataclass
-class Acting:
-    """The reference's network as a policy of dtbench's: what its `get_action` computes, for several windows at once."""
-
-    model: nn.Module
-    context_length: int = CONTEXT
-
-    def act(self, window: dict[str, Tensor]) -> Tensor:
-        """Choose the actions of the last steps."""
-        return predict(self.model, window)[:, -1]
 
 
 def predict(model: nn.Module, window: dict[str, Tensor]) -> Tensor:
@@ -188,7 +175,7 @@ def train(checkout: Path, columns: Columns, settings: Settings, seed: int) -> Tr
         experiment.SequenceTrainer = trainer
     mean, std = state_statistics(columns)
     play = functools.partial(own_loop, experiment, models[0], columns)
-    return Trained(Acting(models[0].eval()), losses, mean, std, play)
+    return Trained(Acting(models[0].eval(), predict), losses, mean, std, play)
 
 
 def state_statistics(columns: Columns) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

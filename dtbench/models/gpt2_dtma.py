@@ -24,8 +24,8 @@ class Gpt2DtmaConfig(BackboneConfig):
     """Fully fine-tuned GPT-2 with a gate on the heads of layer 0.
 
     Attributes:
-        gate: whether the gate is there. Without it, initial weights, settings and windows are the same, and every step
-            updates everything on all trajectories.
+        gate: whether the gate is there. Without it, initial weights, settings and the steps' windows are the same, and
+            every step updates everything; trajectories that are held out for the gate are then not used.
         time_before_norm: whether the time vector is added before the LayerNorm of the tokens (the paper's PointMaze
             code) instead of after it (its D4RL code).
         gate_every: every `gate_every`-th step updates the gate alone, the others everything else; 0 updates everything
@@ -140,8 +140,7 @@ class Gpt2Dtma(SequencePolicy):
 
     @property
     def held_out_share(self) -> float:
-        is_held_out = self.options.gate and self.options.gate_data == "held_out"
-        return self.options.held_out_share if is_held_out else 0.0
+        return self.options.held_out_share if self.options.gate_data == "held_out" else 0.0
 
     def is_held_out_step(self, step: int) -> bool:
         return self.held_out_share > 0 and self.is_gate_step(step)

@@ -48,7 +48,7 @@ def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
     """
     from dtbench.runs.job import model_dims
 
-    worst, total = 0, None
+    worst, smallest = 0, None
     seen: set[tuple[str, str, str]] = set()
     for plan in plans:
         key = (plan.model.name, plan.task.id, plan.config.hash())
@@ -70,6 +70,7 @@ def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
         needed = estimate_memory(module, plan.config, dims)
         worst = max(worst, needed)
         total = training_memory(plan.config.hardware)
+        smallest = total if smallest is None or total is None else min(smallest, total)
         if total is not None and needed > _USABLE * total:
             raise ConfigError(
                 f"{plan.model.name} on {plan.task.id} needs about {gigabytes(needed)} of memory for a training step "
@@ -77,13 +78,13 @@ def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
                 f"({plan.config.training.batch_size}), training.context_length "
                 f"({plan.config.training.context_length}) or the model's size."
             )
-    if total is None or jobs * worst <= _USABLE * total:
+    if smallest is None or jobs * worst <= _USABLE * smallest:
         return jobs
-    fitting = max(1, int(_USABLE * total // worst))
+    fitting = max(1, int(_USABLE * smallest // worst))
     if asked_for:
         raise ConfigError(
             f"{jobs} runs side by side need about {gigabytes(jobs * worst)} of memory, and there are "
-            f"{gigabytes(total)}; --jobs {fitting} fits."
+            f"{gigabytes(smallest)}; --jobs {fitting} fits."
         )
     err.print(f"{fitting} runs side by side instead of {jobs}, so that their memory suffices", markup=False)
     return fitting
