@@ -132,10 +132,12 @@ def backbone_text(
     repeat_share: Annotated[float, typer.Option(min=0, max=1, help="Share of sequences that repeat a stretch.")] = 0.0,
     symmetric_heads: Annotated[int, typer.Option(min=0, help="Heads of layer 0 that start with keys = queries.")] = 0,
     symmetric_std: Annotated[float, typer.Option(min=0, help="Standard deviation of their weights.")] = 0.02,
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, or auto: bf16 where the CPU has it.")] = "auto",
     measure: Annotated[list[Path], typer.Option(help="Further texts to measure perplexity on; repeatable.")] = [],  # noqa: B006
 ) -> None:
     """Pretrain a GPT-2 and its tokenizer on a text; the same command continues an interrupted training."""
     from dtbench.console import resumable
+    from dtbench.hardware import fast_precision
     from dtbench.models.backbone.pretrain import PretrainSettings
     from dtbench.models.backbone.recipes import make_text_backbone
 
@@ -149,6 +151,7 @@ def backbone_text(
         symmetric_heads=symmetric_heads,
         symmetric_std=symmetric_std,
         seed=seed,
+        precision=fast_precision(gpu=False) if precision == "auto" else precision,
     )
     with resumable():
         make_text_backbone(text, settings, output, {path.stem: path for path in measure})

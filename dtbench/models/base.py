@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError
 
-from dtbench.config import HardwareConfig, RunConfig, from_dict, require, require_one_of, require_positive
+from dtbench.config import RunConfig, from_dict, require, require_one_of, require_positive
 from dtbench.determinism import seed_torch
 from dtbench.errors import ConfigError
+from dtbench.hardware import on_gpu
 from dtbench.models.checkpoint import load_checkpoint
 from dtbench.models.parts.initial_weights import INITS, PUBLISHED, SMALL
 from dtbench.models.parts.language_loss import LanguageLoss
@@ -301,11 +302,6 @@ def build_on_meta(model: type[OfflineModule], config: RunConfig, dims: Mapping[s
                 return model(config, dims)
         except (NotImplementedError, RuntimeError, TypeError):
             return model(config, dims)
-
-
-def on_gpu(hardware: HardwareConfig) -> bool:
-    """Say whether runs train on a CUDA GPU."""
-    return hardware.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def estimate_memory(module: OfflineModule, config: RunConfig, dims: Mapping[str, int]) -> int:

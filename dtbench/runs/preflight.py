@@ -13,7 +13,8 @@ from dtbench.data.sources import open_store
 from dtbench.data.store import TrajectoryStore
 from dtbench.environments.make import make_environment
 from dtbench.errors import ConfigError, DtbenchError
-from dtbench.models.base import build_on_meta, estimate_memory, on_gpu
+from dtbench.hardware import on_gpu
+from dtbench.models.base import build_on_meta, estimate_memory
 from dtbench.runs.plan import RunPlan
 
 #: Share of the machine's memory that runs may plan with; the rest is the system's and the page cache's.

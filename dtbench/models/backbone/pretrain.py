@@ -18,12 +18,15 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from dtbench import atomic
 from dtbench.errors import ConfigError, DataError
+from dtbench.hardware import BFLOAT16, FLOAT32, keep_freed_memory
 from dtbench.models.checkpoint import load_checkpoint
 
 Tokens = NDArray[np.integer]
 #: Draws the batch of a step, (B, T) integers: a function of (seed, step) alone, so that a training can be resumed.
 BatchSource = Callable[[int], Tokens]
 _CHECKPOINT, _LOG = "latest.pt", "progress.csv"
+#: Tokens whose logits are computed together: those of a whole batch do not fit the processor's cache.
+_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class PretrainSettings:
             `symmetric_std`: W_q W_kᵀ is then positive semi-definite, as pretrained transformers' tend to be (mimetic
             initialisation, Trockman & Kolter 2023, arXiv 2305.09828), and with a large deviation a Markov head.
         symmetric_std: standard deviation of their weights.
+        precision: `32-true` or `bf16-mixed`, Lightning's names.
     """
 
     vocabulary: int
@@ -55,8 +59,11 @@ class PretrainSettings:
     symmetric_heads: int = 0
     symmetric_std: float = 0.02
     seed: int = 0
+    precision: str = FLOAT32
 
     def __post_init__(self) -> None:
+        if self.precision not in (FLOAT32, BFLOAT16):
+            raise ConfigError(f"A backbone is trained in {FLOAT32} or {BFLOAT16}, not in {self.precision!r}.")
         if self.width % self.heads:
             raise ConfigError(f"A width of {self.width} cannot be split into {self.heads} heads of equal size.")
         if self.symmetric_heads > self.heads:
@@ -100,6 +107,7 @@ def pretrain(settings: PretrainSettings, batches: BatchSource, folder: Path, eve
     """
     folder.mkdir(parents=True, exist_ok=True)
     _keep_settings(settings, folder)
+    keep_freed_memory()
     model = new_model(settings)
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() == 1]
@@ -117,14 +125,11 @@ def pretrain(settings: PretrainSettings, batches: BatchSource, folder: Path, eve
     for step in range(first, settings.steps):
         ids = torch.from_numpy(batches(step).astype(np.int64))
         torch.manual_seed(settings.seed * 1_000_003 + step)
-        logits = model(input_ids=ids).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        losses.append(_backward(model, ids, settings.precision))
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
         optimizer.step()
         schedule.step()
-        losses.append(loss.item())
         if (step + 1) % every == 0 or step + 1 == settings.steps:
             state = {name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}
             with atomic.replacing(checkpoint) as unfinished:
@@ -134,6 +139,25 @@ def pretrain(settings: PretrainSettings, batches: BatchSource, folder: Path, eve
             losses = []
     model.eval()
     return model
+
+
+def _backward(model: GPT2LMHeadModel, ids: torch.Tensor, precision: str) -> float:
+    """Compute the mean cross-entropy of the next tokens and add its gradients; ids (B, T) int64.
+
+    The word table's part goes forward and backward a few hundred tokens at a time.
+    """
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == BFLOAT16)
+    with autocast:
+        hidden = model.transformer(input_ids=ids).last_hidden_state[:, :-1].flatten(0, 1)
+    ends, following, total = hidden.detach().requires_grad_(), ids[:, 1:].flatten(), 0.0
+    for part, words in zip(ends.split(_CHUNK), following.split(_CHUNK), strict=True):
+        with autocast:
+            logits = model.lm_head(part)
+        loss = torch.nn.functional.cross_entropy(logits.float(), words, reduction="sum") / len(following)
+        loss.backward()
+        total += loss.item()
+    hidden.backward(ends.grad)
+    return total
 
 
 def _keep_settings(settings: PretrainSettings, folder: Path) -> None:
@@ -170,6 +194,7 @@ def new_model(settings: PretrainSettings) -> GPT2LMHeadModel:
         bos_token_id=0,
         eos_token_id=0,
     )
+    config._attn_implementation = "eager"  # for short heads on a CPU it is the faster one
     model = GPT2LMHeadModel(config)
     if settings.symmetric_heads:
         first: Any = model.transformer.h[0]

@@ -1,0 +1,58 @@
+"""What the machine can do: a GPU, bfloat16 units, and the memory that a process keeps for its next step."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dtbench.config import HardwareConfig
+
+#: Lightning's names of the two precisions that `auto` chooses from.
+FLOAT32, BFLOAT16 = "32-true", "bf16-mixed"
+#: glibc's names of what `mallopt` sets (malloc.h).
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def on_gpu(hardware: HardwareConfig) -> bool:
+    """Say whether runs train on a CUDA GPU."""
+    import torch
+
+    return hardware.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def fast_precision(*, gpu: bool) -> str:
+    """Return what `precision: auto` stands for: bfloat16 autocast where the device has units for it, else float32.
+
+    Args:
+        gpu: whether the runs train on a CUDA GPU.
+    """
+    import torch
+
+    has_units = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else _cpu_has_bfloat16()
+    return BFLOAT16 if has_units else FLOAT32
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Say whether the processor has AVX512-BF16 or AMX: without them bfloat16 is slower than float32.
+
+    PyTorch tells it by two functions without a public name.
+    """
+    from torch import cpu
+
+    return any(getattr(cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory it frees, instead of asking the system for it again in every training step.
+
+    glibc gives blocks of more than 128 KiB back at once, and the system clears each page when it is asked for again,
+    which took 13 to 40 % of a step. Call it in processes that train; it does nothing where the C library is another.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
