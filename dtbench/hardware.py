@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from dtbench.config import HardwareConfig
 
 #: Lightning's names of the two precisions that `auto` chooses from.
@@ -32,6 +35,14 @@ def fast_precision(*, gpu: bool) -> str:
 
     has_units = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else _cpu_has_bfloat16()
     return BFLOAT16 if has_units else FLOAT32
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Return the block in which a forward pass is computed as Lightning computes it with a precision `…-mixed`."""
+    import torch
+
+    kinds = {BFLOAT16: torch.bfloat16, "16-mixed": torch.float16}
+    return torch.autocast(device.type, kinds[precision]) if precision in kinds else nullcontext()
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -12,7 +12,7 @@ from dtbench.registry import MODELS
 PACKAGE = Path(__file__).parents[1] / "dtbench"
 #: From the ground up: a room imports from rooms before it, and from rooms beside it on its own floor only as listed.
 FLOORS = (
-    {"_version", "errors", "resources", "determinism", "processes", "signals", "atomic"},
+    {"_version", "errors", "resources", "determinism", "processes", "signals", "atomic", "hardware"},
     {"console"},
     {"locks"},
     {"suites", "environments", "config"},

@@ -85,7 +85,7 @@ def _watched(trunk: Trunk) -> Iterator[list[Tensor]]:
         acting = slice(-2, -1)  # the last state token; the action slot after it is still empty
         query = mixer.query(x[:, acting]).unflatten(-1, (mixer.heads, -1)).transpose(1, 2)
         key = mixer.key(x).unflatten(-1, (mixer.heads, -1)).transpose(1, 2)
-        scores = (query @ key.mT / query.shape[-1] ** 0.5).masked_fill(~mask[:, None, acting], -torch.inf)
+        scores = query @ key.mT / query.shape[-1] ** 0.5 + mask.bias[:, :, acting]
         seen.append(scores.softmax(dim=-1)[:, :, 0])
 
     mixers = [module for module in trunk.modules() if isinstance(module, Attention)]  # in the order of the layers

@@ -17,6 +17,7 @@ from dtbench.config import require
 from dtbench.determinism import one_thread
 from dtbench.environments.make import make_environment
 from dtbench.errors import DataError, DtbenchError
+from dtbench.hardware import FLOAT32, autocast
 
 #: Rows per forward pass. A matrix product may round differently for another number of rows, and a MuJoCo episode
 #: magnifies the last bit. With blocks of one size, filled up with idle rows, and one CPU thread, a row's result depends
@@ -130,6 +131,7 @@ def evaluate(
     seed: int = 0,
     device: torch.device | str = "cpu",
     watch: Callable[[gym.Env], None] | None = None,
+    precision: str = FLOAT32,
 ) -> Episodes:
     """Roll out exactly `episodes` episodes, the first of as many environments.
 
@@ -143,6 +145,7 @@ def evaluate(
         seed: environment i is reset with a function of (seed, i).
         device: device of the policy.
         watch: called with the first environment before each of its steps; the environment then renders.
+        precision: the training's, one of Lightning's names: with `bf16-mixed` the policy acts under autocast, too.
 
     Raises:
         DataError: the environment has other observations than the data, or discrete actions.
@@ -153,7 +156,7 @@ def evaluate(
     horizon, kwargs = protocol.max_episode_steps, protocol.env_kwargs
     envs = [make_environment(protocol.env_id, horizon, mode, kwargs) for _ in seeds]
     try:
-        with one_thread(), torch.no_grad():
+        with one_thread(), torch.no_grad(), autocast(torch.device(device), precision):
             return _roll_out(policy, protocol, target, envs, seeds, torch.device(device), watch)
     finally:
         for env in envs:

@@ -11,6 +11,7 @@ from dtbench.config import RunConfig, require, require_one_of, require_positive
 from dtbench.errors import ConfigError
 from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
 from dtbench.models.base import SequencePolicy, Window
+from dtbench.models.parts.dropout import replace_dropouts
 from dtbench.models.parts.heads import ActionHead
 from dtbench.models.parts.initial_weights import SMALL, shrink
 from dtbench.models.parts.mixers import Attention
@@ -107,3 +108,4 @@ def add_lora(trunk: nn.Module, rank: int, alpha: int, dropout: float) -> None:
         raise ConfigError(f"LoRA finds none of {', '.join(LORA_TARGETS)} in this backbone; set model.trained=full.")
     options = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, bias="lora_only")
     inject_adapter_in_model(options, trunk)
+    replace_dropouts(trunk)

@@ -8,7 +8,7 @@ import torch
 from dtbench.errors import ConfigError
 from dtbench.models.dc import DecisionConvFormer
 from dtbench.models.parts.mixers import Attention, CausalConvolution
-from dtbench.models.parts.trunk import TrunkConfig, attention_mask
+from dtbench.models.parts.trunk import TokenMask, TrunkConfig
 from dtbench.testing import DIMS, model_config
 
 CONFIG = TrunkConfig(width=8, layers=2, heads=2)
@@ -20,7 +20,7 @@ def test_mixer_is_the_defining_sum():
     x = torch.randn(2, 12, 8)
     real = torch.ones(2, 12, dtype=torch.bool)
     real[1, :6] = False  # two padded steps
-    found = mixer(x, attention_mask(real))
+    found = mixer(x, TokenMask(real))
     for row in range(2):
         for t in range(12):
             weight, bias = mixer.filters[t % 3].weight[:, 0], mixer.filters[t % 3].bias
@@ -34,7 +34,7 @@ def test_mixer_is_the_defining_sum():
 
 def test_selected_tokens_are_those_of_all():
     mixer = CausalConvolution(CONFIG, projection=True).eval()
-    x, mask = torch.randn(2, 12, 8), attention_mask(torch.ones(2, 12, dtype=torch.bool))
+    x, mask = torch.randn(2, 12, 8), TokenMask(torch.ones(2, 12, dtype=torch.bool))
     assert torch.equal(mixer(x, mask, slice(1, None, 3)), mixer(x, mask)[:, 1::3])
 
 

@@ -1,7 +1,7 @@
 """Token mixers: how a block of the trunk combines tokens of different time steps.
 
-Every mixer is called as `mixer(x, mask, select)`: x (B, T, width) after the block's first LayerNorm, mask (B, T, T)
-bool from `trunk.attention_mask`, select the positions whose output is wanted (None = all). It returns (B, T', width).
+Every mixer is called as `mixer(x, mask, select)`: x (B, T, width) after the block's first LayerNorm, mask the tokens'
+`TokenMask`, select the positions whose output is wanted (None = all). It returns (B, T', width).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dtbench.models.parts.dropout import Dropout
 from dtbench.models.parts.tokens import TOKENS_PER_STEP
-from dtbench.models.parts.trunk import TrunkConfig
+from dtbench.models.parts.trunk import TokenMask, TrunkConfig
 
 
 class Attention(nn.Module):
@@ -20,25 +21,30 @@ class Attention(nn.Module):
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.attention_dropout = config.attention_dropout
         self.query = nn.Linear(config.width, config.width)
         self.key = nn.Linear(config.width, config.width)
         self.value = nn.Linear(config.width, config.width)
         self.output = nn.Linear(config.width, config.width)
-        self.dropout = nn.Dropout(config.residual_dropout)
+        self.attention_dropout = Dropout(config.attention_dropout)
+        self.dropout = Dropout(config.residual_dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, select: slice | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: TokenMask, select: slice | None = None) -> Tensor:
         asking = x if select is None else x[:, select]
-        mask = mask if select is None else mask[:, select]
-        heads = functional.scaled_dot_product_attention(
-            self._split(self.query(asking)),
-            self._split(self.key(x)),
-            self._split(self.value(x)),
-            attn_mask=mask[:, None],
-            dropout_p=self.attention_dropout if self.training else 0.0,
-        )  # (B, heads, T', head width)
+        bias = mask.bias if select is None else mask.bias[:, :, select]
+        heads = self._attend(self._split(self.query(asking)), self._split(self.key(x)), self._split(self.value(x)), bias)
         heads = self.weigh_heads(heads, asking)
         return self.dropout(self.output(heads.transpose(1, 2).flatten(2)))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        """Mix the values: (B, heads, T', head width).
+
+        On a CPU step by step, which is faster there: PyTorch's own function computes in float32 and draws slow masks.
+        """
+        if query.device.type != "cpu":
+            dropout = self.attention_dropout.p if self.training else 0.0
+            return functional.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), dropout)
+        scores = (query * query.shape[-1] ** -0.5) @ key.mT + bias
+        return self.attention_dropout(scores.softmax(dim=-1)) @ value
 
     def weigh_heads(self, heads: Tensor, asking: Tensor) -> Tensor:
         """Weight the heads' outputs (B, heads, T', head width) before they are merged; here all weights are 1."""
@@ -90,12 +96,16 @@ class CausalConvolution(nn.Module):
             for _ in range(TOKENS_PER_STEP)
         )
         self.output = nn.Linear(config.width, config.width) if projection else None
-        self.dropout = nn.Dropout(config.residual_dropout)
+        self.dropout = Dropout(config.residual_dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, select: slice | None = None) -> Tensor:
-        real = mask[:, -1]  # the last token sees every real one, and padding is on the left
-        padded = functional.pad((x * real[..., None]).transpose(1, 2), (self.window - 1, 0))
-        outputs = [filtered(padded[..., kind:]) for kind, filtered in enumerate(self.filters)]
-        mixed = torch.stack(outputs, dim=-1).flatten(2).transpose(1, 2)  # (B, T, width)
+    def forward(self, x: Tensor, mask: TokenMask, select: slice | None = None) -> Tensor:
+        # Six shifted products instead of PyTorch's grouped convolution, whose backward pass is slow on a CPU.
+        kinds = [filtered.weight[:, 0].T for filtered in self.filters]  # each (window, width)
+        count = x.shape[1] // TOKENS_PER_STEP
+        weight = torch.stack(kinds, dim=1).repeat(1, count, 1)  # (window, T, width)
+        mixed = torch.stack([filtered.bias for filtered in self.filters]).repeat(count, 1)
+        padded = functional.pad(x * mask.real[..., None], (0, 0, self.window - 1, 0))
+        for shift in range(self.window):
+            mixed = torch.addcmul(mixed, padded[:, shift : shift + x.shape[1]], weight[shift])
         mixed = mixed if select is None else mixed[:, select]
         return mixed if self.output is None else self.dropout(self.output(mixed))

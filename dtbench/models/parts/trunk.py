@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from dtbench.errors import ConfigError
+from dtbench.models.parts.dropout import Dropout
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -56,6 +58,22 @@ class TrunkConfig:
             raise ConfigError(f"Unknown activation {self.activation!r}: known are {', '.join(ACTIVATIONS)}.")
 
 
+@dataclass(frozen=True)
+class TokenMask:
+    """Which tokens are real, and what follows for attention; made once per forward pass, for all layers.
+
+    Attributes:
+        real: (B, T) bool, True = real.
+    """
+
+    real: Tensor
+
+    @cached_property
+    def bias(self) -> Tensor:
+        """What attention adds to its scores: (B, 1, T, T) float32, [b, 0, i, j] 0 where i sees j, −∞ elsewhere."""
+        return torch.where(attention_mask(self.real), 0.0, -torch.inf)[:, None]
+
+
 #: Makes the mixer of one layer: (config, layer index) → module(x, mask, select) of `mixers.py`.
 MixerFactory = Callable[[TrunkConfig, int], nn.Module]
 
@@ -72,12 +90,13 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(config.width, inner)
         self.activation = ACTIVATIONS[config.activation]()
         self.mlp_out = nn.Linear(inner, config.width)
-        self.dropout = nn.Dropout(config.residual_dropout)
+        self.dropout = Dropout(config.residual_dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, select: slice | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: TokenMask, select: slice | None = None) -> Tensor:
         mixed = self.mixer(self.mixer_norm(x), mask, select)
-        x = (x if select is None else x[:, select]) + mixed
-        return x + self.dropout(self.mlp_out(self.activation(self.mlp_in(self.mlp_norm(x)))))
+        x = (x if select is None else x[:, select]) + mixed.to(x.dtype)  # a sum of two types is slow on a CPU
+        inner = self.activation(self.mlp_in(self.mlp_norm(x)))
+        return x + self.dropout(self.mlp_out(inner)).to(x.dtype)
 
 
 class Trunk(nn.Module):
@@ -86,7 +105,7 @@ class Trunk(nn.Module):
     def __init__(self, config: TrunkConfig, mixer: MixerFactory) -> None:
         super().__init__()
         self.config = config
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.dropout = Dropout(config.embedding_dropout)
         self.blocks = nn.ModuleList(Block(config, mixer(config, index)) for index in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.apply(_init_gpt2)
@@ -107,7 +126,7 @@ class Trunk(nn.Module):
         Returns:
             (B, T, width), or (B, T', width) for the T' selected positions. Outputs at padding are meaningless.
         """
-        mask = attention_mask(token_mask)
+        mask = TokenMask(token_mask)
         x = self.dropout(tokens)
         for block in self.blocks[:-1]:
             x = block(x, mask)

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2Model
 from dtbench.errors import ConfigError
 from dtbench.models.backbone.load import Backbone, gpt2_trunk_config, gpt2_weights
 from dtbench.models.parts.mixers import Attention, HeadGatedAttention
-from dtbench.models.parts.trunk import Trunk, TrunkConfig, attention_mask
+from dtbench.models.parts.trunk import TokenMask, Trunk, TrunkConfig, attention_mask
 
 # float32 with the same weights, summed in another order: about 1e-7 is measured.
 TOLERANCE = 1e-5
@@ -83,10 +83,10 @@ def test_head_gate_is_the_equation():
     mixer = HeadGatedAttention(config).eval()
     for parameter in mixer.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    x, mask = torch.randn(2, 9, 24), attention_mask(torch.ones(2, 9, dtype=torch.bool))
+    x, mask = torch.randn(2, 9, 24), TokenMask(torch.ones(2, 9, dtype=torch.bool))
     query, key, value = (layer(x).view(2, 9, 3, 8) for layer in (mixer.query, mixer.key, mixer.value))
     scores = torch.einsum("bihd,bjhd->bhij", query, key) / 8**0.5
-    attention = scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1)
+    attention = scores.masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf).softmax(-1)
     heads = torch.einsum("bhij,bjhd->bihd", attention, value)
     alpha = torch.einsum("bic,hc->bih", x, mixer.gate.weight) + mixer.gate.bias
     expected = torch.einsum("bihd,bih->bihd", heads, alpha).flatten(2) @ mixer.output.weight.T + mixer.output.bias
