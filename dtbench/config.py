@@ -14,15 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from dtbench.errors import ConfigError, UnknownNameError
+from dtbench.hardware import FLOAT32, fast_precision, on_gpu
 from dtbench.resources import resource
 from dtbench.suites.suites import Suite, Task, read_mapping
 
-#: Lightning's own names.
+#: Lightning's own names, and `auto`.
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+AUTO = "auto"
 PRECISIONS = (
-    *("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "32", "16", "bf16", "64"),
+    *(AUTO, "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "32", "16", "bf16", "64"),
     *("transformer-engine", "transformer-engine-float16"),
 )
+#: Lightning's short names of precisions, and the ones it uses itself.
+_SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
 #: Keys of the section `training` that do not change what a run computes, so that they are not hashed.
 NOT_HASHED = frozenset({"log_every", "checkpoint_every"})
 
@@ -138,7 +142,10 @@ class EvaluationConfig:
 
 @dataclass
 class HardwareConfig:
-    """Passed to Lightning's Trainer; not part of the configuration's hash."""
+    """Passed to Lightning's Trainer; only the precision is part of the configuration's hash.
+
+    `precision: auto` becomes `bf16-mixed` where the device has units for it, else `32-true` (`compose`).
+    """
 
     accelerator: str = "auto"
     devices: int = 1
@@ -150,6 +157,7 @@ class HardwareConfig:
         require_positive("hardware", self, "devices", "num_nodes")
         require_one_of("hardware.accelerator", self.accelerator, ACCELERATORS)
         require_one_of("hardware.precision", self.precision, PRECISIONS)
+        self.precision = _SHORT_PRECISIONS.get(self.precision, self.precision)
 
 
 @dataclass
@@ -171,7 +179,7 @@ class RunConfig:
         return cast(dict[str, Any], plain(OmegaConf.to_container(OmegaConf.structured(self), resolve=True)))
 
     def hash(self) -> str:
-        """Return 12 hex digits over everything that decides the result (hardware does not)."""
+        """Return 12 hex digits over everything that decides the result (of the hardware, the precision)."""
         return hashlib.sha256(json.dumps(hashed_part(self.to_dict()), sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -192,10 +200,10 @@ class ModelSettings:
 
 def hashed_part(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the part of a plain configuration that decides what a run computes; its hash is taken over this."""
+    hardware = {"precision": config.get("hardware", {}).get("precision", FLOAT32)}
     return {
         section: {key: value for key, value in values.items() if section != "training" or key not in NOT_HASHED}
-        for section, values in config.items()
-        if section != "hardware"
+        for section, values in {**config, "hardware": hardware}.items()
     }
 
 
@@ -242,7 +250,7 @@ def compose(
     file: Path | None = None,
     overrides: Iterable[str] = (),
 ) -> RunConfig:
-    """Merge a run's configuration from its layers and check every key, type and value.
+    """Merge a run's configuration from its layers and check every key, type and value; decide `precision: auto`.
 
     Args:
         model: what the model contributes (`ModelEntry.settings` of the registry).
@@ -267,7 +275,10 @@ def compose(
     layers.extend((f"--set {override}", _override(override)) for override in overrides)
     for where, layer in layers:
         config = _merge(config, layer, where) if layer else config
-    return _resolve(config)
+    resolved = _resolve(config)
+    if resolved.hardware.precision == AUTO:
+        resolved.hardware.precision = fast_precision(gpu=on_gpu(resolved.hardware))
+    return resolved
 
 
 def task_layers(task: Task, model_name: str) -> str:

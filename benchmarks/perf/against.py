@@ -67,7 +67,8 @@ def main() -> None:
     precision = fast_precision(gpu=False) if options.precision == "auto" else options.precision
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(["git", "archive", options.commit], cwd=ROOT, capture_output=True, check=True).stdout
-        tarfile.open(fileobj=io.BytesIO(archive)).extractall(folder, filter="data")
+        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+            files.extractall(folder, filter="data")
         say(f"against {options.commit} in {FLOAT32}; now in {precision}; median (least) in ms")
         for what in options.what:
             compare(what, Path(folder), precision, options.rounds)

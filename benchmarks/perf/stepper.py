@@ -1,7 +1,7 @@
 """Time one thing again and again, on request: `against.py` runs this beside itself under two versions of dtbench.
 
     python stepper.py dt 32-true     a training step
-    python stepper.py evaluation 32-true     50 steps of ten HalfCheetahs with the paper's `dt`
+    python stepper.py evaluation 32-true     200 steps of ten HalfCheetahs with the paper's `dt`
 
 It reads a number of repetitions per line from its input and answers with their seconds as JSON.
 """
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 STEPS, LENGTH, OBSERVATION_DIM, ACTION_DIM = 100_000, 1000, 11, 3
-EPISODES, EVALUATION_STEPS = 10, 50
+EPISODES, EVALUATION_STEPS = 10, 200
 #: Preset and batch size of each model's step: as published, except that the GPT-2 models have the bundled backbone.
 PRESETS = {
     "dt": "paper",

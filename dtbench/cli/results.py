@@ -50,7 +50,8 @@ def record(
 
     run = open_run(folder)
     with resumable():
-        done = film(run.module, run.protocol, run.record.task.score_target if target is None else target, out, seed)
+        wanted = run.record.task.score_target if target is None else target
+        done = film(run.module, run.protocol, wanted, out, seed, run.config.hardware.precision)
     typer.echo(f"Wrote {out}: {done.lengths[0]} steps, return {done.returns[0]:.1f}")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 
 from dtbench.evaluation.rollout import EvaluationProtocol, evaluate
+from dtbench.hardware import FLOAT32
 from dtbench.models.base import OfflineModule
 from dtbench.suites.scores import ReferenceScores
 
@@ -28,9 +29,10 @@ class EvaluationCallback(Callback):
         every: int,
         episodes: int,
         seed: int,
+        precision: str = FLOAT32,
     ) -> None:
         self.protocol, self.reference, self.target = protocol, reference, target
-        self.every, self.episodes, self.seed = every, episodes, seed
+        self.every, self.episodes, self.seed, self.precision = every, episodes, seed, precision
         self.history: list[tuple[int, float]] = []
 
     def on_train_batch_end(
@@ -41,7 +43,15 @@ class EvaluationCallback(Callback):
             return
         assert isinstance(pl_module, OfflineModule)
         pl_module.eval()
-        done = evaluate(pl_module, self.protocol, self.target, self.episodes, self.seed, pl_module.device)
+        done = evaluate(
+            pl_module,
+            self.protocol,
+            self.target,
+            self.episodes,
+            self.seed,
+            pl_module.device,
+            precision=self.precision,
+        )
         pl_module.train()
         score = float(np.mean(self.reference.normalize(done.returns)))
         self.history.append((step, score))

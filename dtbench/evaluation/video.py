@@ -14,13 +14,21 @@ import torch
 from dtbench.environments.make import make_environment
 from dtbench.errors import ConfigError, DtbenchError
 from dtbench.evaluation.rollout import Episodes, EvaluationProtocol, Policy, evaluate
+from dtbench.hardware import FLOAT32
 
 #: What MuJoCo can render with where there is no screen, best first.
 _OFFSCREEN = ("egl", "osmesa")
 _PROBE_TIMEOUT_S = 60
 
 
-def record(policy: Policy, protocol: EvaluationProtocol, target: float, file: Path, seed: int = 0) -> Episodes:
+def record(
+    policy: Policy,
+    protocol: EvaluationProtocol,
+    target: float,
+    file: Path,
+    seed: int = 0,
+    precision: str = FLOAT32,
+) -> Episodes:
     """Roll out one episode and write it as a video, in the environment's own frame rate.
 
     Raises:
@@ -48,7 +56,7 @@ def record(policy: Policy, protocol: EvaluationProtocol, target: float, file: Pa
         raise
     except Exception as error:  # e.g. MuJoCo's own import fails where MUJOCO_GL names a library that is missing
         raise _cannot_render(protocol.env_id, error) from error
-    done = evaluate(policy, protocol, target, 1, seed, torch.device("cpu"), watch)
+    done = evaluate(policy, protocol, target, 1, seed, torch.device("cpu"), watch, precision)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         imageio.mimwrite(file, frames, fps=rate, **({} if file.suffix == ".gif" else {"macro_block_size": None}))

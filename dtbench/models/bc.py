@@ -16,6 +16,8 @@ from torchmetrics import MeanAbsoluteError
 
 from dtbench.config import RunConfig, require, require_one_of, require_positive
 from dtbench.models.base import OfflineModule, Window
+from dtbench.models.parts.dropout import Dropout
+from dtbench.models.parts.heads import Float32Linear
 from dtbench.models.parts.memory import Numbers, mlp_bytes
 
 #: What the MLP sees; what `top_fraction` is a share of.
@@ -69,9 +71,9 @@ class BehaviourCloning(OfflineModule):
         width = dims["observation_dim"] * (self.context_length if self.sees_window else 1)
         for _ in range(options.layers):
             layers += [nn.Linear(width, options.width), nn.ReLU()]
-            layers += [nn.Dropout(options.dropout)] if options.dropout else []
+            layers += [Dropout(options.dropout)] if options.dropout else []
             width = options.width
-        layers.append(nn.Linear(width, dims["action_dim"]))
+        layers.append(Float32Linear(width, dims["action_dim"]))
         self.network = nn.Sequential(*layers, *([nn.Tanh()] if options.tanh else []))
         self.action_error = MeanAbsoluteError()
 

@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from dtbench.config import RunConfig, require, require_not_negative, require_positive
 from dtbench.models.base import OfflineModule, Window
+from dtbench.models.parts.heads import Float32Linear
 from dtbench.models.parts.memory import Numbers, mlp_bytes
 
 _LOG_STD_RANGE = (-20.0, 2.0)
@@ -284,7 +285,7 @@ def mlp(inputs: int, outputs: int, width: int, layers: int, orthogonal: bool) ->
             nn.init.orthogonal_(hidden.weight, gain=math.sqrt(2))
             nn.init.zeros_(hidden.bias)
         parts += [hidden, nn.ReLU()]
-    last = nn.Linear(width, outputs)
+    last = Float32Linear(width, outputs)
     (nn.init.orthogonal_ if orthogonal else nn.init.xavier_uniform_)(last.weight, gain=0.01)
     nn.init.zeros_(last.bias)
     return nn.Sequential(*parts, last)

@@ -207,10 +207,11 @@ def _models_table(section: Section) -> list[str]:
                 f"{training.steps:,}",
                 f"{speed:.1f}",
                 markdown_text(either(devices)),
+                either(sorted({code(result.measured.training.precision) for result in results})),
                 f"{either([code(digits) for digits in hashes])} {_changed(row)}".strip(),
             ]
         )
-    headers = ["model", "initial weights", "steps", "steps/s (median)", "device", "configuration"]
+    headers = ["model", "initial weights", "steps", "steps/s (median)", "device", "precision", "configuration"]
     return ["### Models", markdown_table(rows, headers)]
 
 

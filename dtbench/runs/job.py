@@ -118,8 +118,17 @@ def _train_and_evaluate(plan: RunPlan, number: str, result: Result) -> Result:
         _prepare_folder(plan.folder, record)
     watch = []
     if config.evaluation.every:
-        how = {"every": config.evaluation.every, "episodes": config.evaluation.episodes, "seed": plan.seed}
-        watch = [EvaluationCallback(protocol, reference, task.score_target, **how)]
+        watch = [
+            EvaluationCallback(
+                protocol,
+                reference,
+                task.score_target,
+                every=config.evaluation.every,
+                episodes=config.evaluation.episodes,
+                seed=plan.seed,
+                precision=config.hardware.precision,
+            )
+        ]
     training = fit(module, data, config, plan.folder, [*watch])
     if module.global_rank:
         return result
@@ -239,11 +248,11 @@ def _evaluate(
     from dtbench.evaluation.rollout import evaluate
 
     task, options = plan.task, plan.config.evaluation
-    device = _evaluation_device(plan.config)
+    device, precision = _evaluation_device(plan.config), plan.config.hardware.precision
     module.to(device).eval()
     per_target = {}
     for target in [task.score_target, *(task.targets if options.all_targets else ())]:
-        done = evaluate(module, protocol, target, options.episodes, plan.seed, device)
+        done = evaluate(module, protocol, target, options.episodes, plan.seed, device, precision=precision)
         normalized = reference.normalize(done.returns).tolist()
         per_target[str(target)] = EpisodeScores(done.returns, done.lengths, normalized)
     return per_target, done.seeds

@@ -56,7 +56,7 @@ def evaluate_again(
     rows = []
     for target in targets or [run.record.task.score_target]:
         count = episodes or run.config.evaluation.episodes
-        done = evaluate(run.module, run.protocol, target, count, seed)
+        done = evaluate(run.module, run.protocol, target, count, seed, precision=run.config.hardware.precision)
         normalized = run.record.task.reference.normalize(done.returns).tolist()
         rows.append(
             {

@@ -22,7 +22,7 @@ def module(monkeypatch):
     returns = iter([100.0, 300.0, 200.0])
     modes = model.modes = []
 
-    def evaluate(pl_module, *_):
+    def evaluate(pl_module, *_, precision):
         modes.append(pl_module.training)
         return Episodes([next(returns)] * 2, [1, 1], [0, 1])
 

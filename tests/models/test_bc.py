@@ -71,7 +71,7 @@ def test_an_mlp_over_a_window_predicts_its_last_action():
         errors += ((x - batch["actions"][row, -1]) ** 2).tolist()
     assert module.loss(batch)[0].item() == pytest.approx(np.mean(errors), abs=1e-6)
     kinds = [type(layer).__name__ for layer in module.network]
-    assert kinds == ["Linear", "ReLU", "Dropout"] * 3 + ["Linear", "Tanh"]
+    assert kinds == ["Linear", "ReLU", "Dropout"] * 3 + ["Float32Linear", "Tanh"]
     assert module.network[0].in_features == module.context_length * DIMS["observation_dim"]
     acting = {**batch, "actions": torch.zeros_like(batch["actions"])}
     assert torch.equal(module.act(acting), module.network(batch["observations"].flatten(1)))

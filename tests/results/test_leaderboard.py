@@ -239,7 +239,7 @@ def test_changed_configurations_are_rows_of_their_own(tmp_path):
     text = render(tmp_path)
     assert row(text, "dt", "Scores per task")[1] == "20.0"
     assert row(text, "dt+xyz", "Scores per task")[1] == "80.0"
-    assert "changed by the user" in row(text, "dt+xyz", "Models")[5]
+    assert "changed by the user" in row(text, "dt+xyz", "Models")[6]
 
 
 def test_a_selection_of_tasks_is_aggregated_and_said(tmp_path):

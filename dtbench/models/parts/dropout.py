@@ -15,7 +15,7 @@ class Dropout(nn.Dropout):
     The mask is a function of PyTorch's global generator. On other devices it is PyTorch's own.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Dropout's name
+    def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0 or input.device.type != "cpu":
             return super().forward(input)
         return (input * keep_mask(input.shape, self.p).to(input.dtype)) * (1 / (1 - self.p))

@@ -31,7 +31,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: TokenMask, select: slice | None = None) -> Tensor:
         asking = x if select is None else x[:, select]
         bias = mask.bias if select is None else mask.bias[:, :, select]
-        heads = self._attend(self._split(self.query(asking)), self._split(self.key(x)), self._split(self.value(x)), bias)
+        heads = self._attend(
+            self._split(self.query(asking)), self._split(self.key(x)), self._split(self.value(x)), bias
+        )
         heads = self.weigh_heads(heads, asking)
         return self.dropout(self.output(heads.transpose(1, 2).flatten(2)))
 
@@ -100,12 +102,15 @@ class CausalConvolution(nn.Module):
 
     def forward(self, x: Tensor, mask: TokenMask, select: slice | None = None) -> Tensor:
         # Six shifted products instead of PyTorch's grouped convolution, whose backward pass is slow on a CPU.
-        kinds = [filtered.weight[:, 0].T for filtered in self.filters]  # each (window, width)
         count = x.shape[1] // TOKENS_PER_STEP
-        weight = torch.stack(kinds, dim=1).repeat(1, count, 1)  # (window, T, width)
-        mixed = torch.stack([filtered.bias for filtered in self.filters]).repeat(count, 1)
+        weight = self._of_kinds("weight")[:, :, 0].permute(2, 0, 1).repeat(1, count, 1)  # (window, T, width)
+        mixed = self._of_kinds("bias").repeat(count, 1)  # (T, width)
         padded = functional.pad(x * mask.real[..., None], (0, 0, self.window - 1, 0))
         for shift in range(self.window):
             mixed = torch.addcmul(mixed, padded[:, shift : shift + x.shape[1]], weight[shift])
         mixed = mixed if select is None else mixed[:, select]
         return mixed if self.output is None else self.dropout(self.output(mixed))
+
+    def _of_kinds(self, name: str) -> Tensor:
+        """Return the filters' weight (3, width, 1, window) or bias (3, width)."""
+        return torch.stack([getattr(filtered, name) for filtered in self.filters])

@@ -42,11 +42,13 @@ def _end_with_launcher() -> None:
 
 
 def _run(file: Path) -> int:
+    from dtbench.hardware import keep_freed_memory
     from dtbench.results.schema import DONE
     from dtbench.runs.folder import Busy
     from dtbench.runs.job import run_one
     from dtbench.runs.plan import RunPlan
 
+    keep_freed_memory()
     plan = RunPlan.from_dict(json.loads(file.read_text(encoding="utf-8")))
     try:
         return 0 if run_one(plan, os.environ.get(RUN_NUMBER, "1/1")) == DONE else 1
