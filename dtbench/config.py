@@ -129,15 +129,24 @@ class DataConfig:
 
 @dataclass
 class EvaluationConfig:
-    """`episodes` per target; `every` > 0 also evaluates during training (diagnostics; the last checkpoint scores)."""
+    """How often, and at which returns to ask for; the last checkpoint at the score target is the score.
+
+    Attributes:
+        episodes: episodes per target.
+        every: also evaluate every so many steps of the training, as a diagnostic; 0 does not.
+        all_targets: also ask for the task's further targets, as a diagnostic.
+        data_targets: also ask for so many returns, evenly spaced from the data's least to their greatest; 0 does not.
+    """
 
     episodes: int = 100
     every: int = 0
     all_targets: bool = True
+    data_targets: int = 0
 
     def __post_init__(self) -> None:
         require_positive("evaluation", self, "episodes")
-        require_not_negative("evaluation", self, "every")
+        require_not_negative("evaluation", self, "every", "data_targets")
+        require(self.data_targets != 1, "evaluation.data_targets", "must be 0 or at least 2", self.data_targets)
 
 
 @dataclass

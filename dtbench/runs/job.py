@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dtbench.config import RunConfig
 from dtbench.console import err, quieten_libraries
@@ -135,7 +138,8 @@ def _train_and_evaluate(plan: RunPlan, number: str, result: Result) -> Result:
     loss = "n/a" if training.final_loss is None else f"{training.final_loss:.4f}"
     trained = f"{training.steps:,} steps in {training.wall_s:.0f} s ({training.steps_per_s:.1f}/s), loss {loss}"
     err.print(f"{number} {plan.label}: trained {trained}; evaluating", markup=False)
-    per_target, seeds = _evaluate(module, plan, protocol, reference)
+    targets = _targets(plan, store)
+    per_target, seeds = _evaluate(module, plan, protocol, reference, targets)
     scored = per_target[str(task.score_target)]
     return result.finished(
         task=described,
@@ -241,17 +245,33 @@ def _remove_checkpoints(folder: RunFolder, whose: str) -> None:
         shutil.rmtree(folder.path / curves, ignore_errors=True)
 
 
+def _targets(plan: RunPlan, store: TrajectoryStore) -> list[float]:
+    """Return the returns to ask for: the score target, and those that are diagnostics."""
+    task, options = plan.task, plan.config.evaluation
+    further = list(task.targets) if options.all_targets else []
+    if options.data_targets:
+        returns = store.episode_returns
+        further += [
+            float(f"{target:.4g}") for target in np.linspace(returns.min(), returns.max(), options.data_targets)
+        ]
+    return list(dict.fromkeys([task.score_target, *further]))
+
+
 def _evaluate(
-    module: OfflineModule, plan: RunPlan, protocol: EvaluationProtocol, reference: ReferenceScores
+    module: OfflineModule,
+    plan: RunPlan,
+    protocol: EvaluationProtocol,
+    reference: ReferenceScores,
+    targets: Sequence[float],
 ) -> tuple[dict[str, EpisodeScores], list[int]]:
-    """Score the trained weights at the score target; further targets are diagnostics."""
+    """Evaluate the trained weights at each target."""
     from dtbench.evaluation.rollout import evaluate
 
-    task, options = plan.task, plan.config.evaluation
+    options = plan.config.evaluation
     device, precision = _evaluation_device(plan.config), plan.config.hardware.precision
     module.to(device).eval()
     per_target = {}
-    for target in [task.score_target, *(task.targets if options.all_targets else ())]:
+    for target in targets:
         done = evaluate(module, protocol, target, options.episodes, plan.seed, device, precision=precision)
         normalized = reference.normalize(done.returns).tolist()
         per_target[str(target)] = EpisodeScores(done.returns, done.lengths, normalized)

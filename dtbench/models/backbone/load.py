@@ -1,17 +1,16 @@
 """Backbones: where a trunk's initial weights come from.
 
-`scratch` (random), `bundled` (the small GPT-2 in this package), `synthetic(…)` (pretrained on a Markov chain), a local
-folder, or a hub id such as `gpt2`. Weights are read from safetensors or with `weights_only=True`: no code in the files
-is run.
+`scratch` (random), `bundled` and `bundled-plain` (small GPT-2s in this package), `synthetic(…)` (pretrained on a Markov
+chain), a local folder, or a hub id such as `gpt2`. Weights are read from safetensors or with `weights_only=True`: no
+code in the files is run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from dtbench.errors import ConfigError, DtbenchError, SourceError
 from dtbench.models.backbone.hub import from_hub
+from dtbench.models.backbone.scratch import ScratchOptions, is_named, options_in
 from dtbench.models.checkpoint import load_checkpoint
 from dtbench.models.parts.language_loss import LanguageTables
 from dtbench.models.parts.memory import builds_on_meta
@@ -29,7 +29,8 @@ from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.trunk import MixerFactory, Trunk, TrunkConfig
 
 SCRATCH, BUNDLED, SYNTHETIC = "scratch", "bundled", "synthetic"
-BUNDLED_FOLDER = Path(__file__).resolve().parent / "bundled"
+#: The GPT-2s of this package: one was started with two Markov heads, its twin was not.
+SHIPPED = {name: Path(__file__).resolve().parent / name for name in (BUNDLED, f"{BUNDLED}-plain")}
 _CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _INDEX = "model.safetensors.index.json"
@@ -49,6 +50,7 @@ class Backbone:
         model_type: `gpt2`, or another causal language model, which enters through `AutoTrunk`.
         language: a GPT-2's word and position table.
         files: finds the files of a pretrained backbone.
+        scratch: how random weights differ from an untrained GPT-2's.
     """
 
     config: TrunkConfig
@@ -57,6 +59,7 @@ class Backbone:
     model_type: str = "gpt2"
     language: LanguageTables | None = None
     files: Files | None = None
+    scratch: ScratchOptions = field(default_factory=ScratchOptions)
 
     def build(self, mixer: MixerFactory = lambda config, layer: Attention(config)) -> nn.Module:
         """Build the trunk and load its weights.
@@ -73,6 +76,7 @@ class Backbone:
             assert self.files is not None
             return AutoTrunk(self.files(_CONFIG).parent, self.config)
         trunk = Trunk(self.config, mixer)
+        self.scratch.apply(trunk)
         self.load_into(trunk)
         return trunk
 
@@ -121,8 +125,9 @@ def load_backbone(name: str, scratch: TrunkConfig, dropout: float) -> Backbone:
     """Find a backbone.
 
     Args:
-        name: `scratch`, `bundled`, `synthetic` or `synthetic(states=100,temperature=1,steps=2000,seed=0)`, the path of
-            a folder with config.json and model.safetensors, or a hub id such as `gpt2`.
+        name: `scratch` or `scratch(symmetric_heads=2,symmetric_std=0.3)`, `bundled`, `bundled-plain`, `synthetic` or
+            `synthetic(states=100,temperature=1,steps=2000,seed=0)`, the path of a folder with config.json and
+            model.safetensors, or a hub id such as `gpt2`.
         scratch: the size of a `scratch` trunk; pretrained ones have the size they have.
         dropout: GPT-2's `resid_pdrop`; the other dropouts keep GPT-2's own value (0.1).
 
@@ -130,8 +135,10 @@ def load_backbone(name: str, scratch: TrunkConfig, dropout: float) -> Backbone:
         ConfigError: the backbone is not a causal language model, or its files cannot be read.
         SourceError: a hub id that is neither cached nor reachable.
     """
-    if name == SCRATCH:
-        return Backbone(scratch, None, f"random ({scratch.layers} × {scratch.width}, {scratch.heads} heads)")
+    if is_named(name, SCRATCH):
+        options = options_in(name, ScratchOptions)
+        size = f"{scratch.layers} × {scratch.width}, {scratch.heads} heads{options.description}"
+        return Backbone(scratch, None, f"random ({size})", scratch=options)
     files, label = find_files(name)
     return _read(files, label, dropout)
 
@@ -142,9 +149,9 @@ def find_files(name: str) -> tuple[Files, str]:
     Raises:
         ConfigError: the name is neither a folder nor a possible hub id.
     """
-    if name == BUNDLED:
-        return _in_folder(BUNDLED_FOLDER), BUNDLED
-    if re.fullmatch(rf"{SYNTHETIC}(\(.*\))?", name):
+    if name in SHIPPED:
+        return _in_folder(SHIPPED[name]), name
+    if is_named(name, SYNTHETIC):
         from dtbench.models.backbone.recipes import synthetic_folder
 
         folder = synthetic_folder(name)

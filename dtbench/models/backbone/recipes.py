@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from tokenizers import Tokenizer
 
 from dtbench import atomic
@@ -29,6 +27,7 @@ from dtbench.models.backbone.pretrain import (
     text_batches,
     unigram_perplexity,
 )
+from dtbench.models.backbone.scratch import options_in
 from dtbench.models.backbone.text import encode, read_text, split_text, train_tokenizer
 from dtbench.resources import home
 
@@ -110,15 +109,7 @@ def synthetic_options(name: str) -> SyntheticOptions:
     Raises:
         ConfigError: an unknown option or a wrong value.
     """
-    _, _, inside = name.rstrip(")").partition("(")
-    words = [word.strip() for word in inside.split(",") if word.strip()]
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(SyntheticOptions), OmegaConf.from_dotlist(words))
-    except OmegaConfBaseException as error:
-        example = "synthetic(states=100,temperature=1,steps=2000,seed=0)"
-        raise ConfigError(f"Backbone {name!r}: {str(error).splitlines()[0]}; the form is {example}.") from error
-    options = OmegaConf.to_object(merged)
-    assert isinstance(options, SyntheticOptions)
+    options = options_in(name, SyntheticOptions)
     _check(options)
     return options
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel, LlamaConfig, LlamaForCa
 
 from dtbench.analysis.markov_heads import LayerWeights, analyze_layers
 from dtbench.errors import ConfigError, DataError, SourceError
-from dtbench.models.backbone.load import BUNDLED_FOLDER, load_backbone
+from dtbench.models.backbone.load import SHIPPED, load_backbone
 from dtbench.models.backbone.markov_chain import entropy_perplexity, markov_batches, transition_matrix
 from dtbench.models.backbone.pretrain import (
     PretrainSettings,
@@ -269,15 +269,15 @@ def test_tokens_are_cached_and_decode_to_the_text(tmp_path, monkeypatch):
         TextTokens(tmp_path / "text.txt", tokenizer, 10**6)
 
 
-def test_bundled_backbone_is_what_its_card_says():
+@pytest.mark.parametrize("name", SHIPPED)
+def test_bundled_backbone_is_what_its_card_says(name):
     import hashlib
 
-    card = json.loads((BUNDLED_FOLDER / "card.json").read_text())
-    weights = (BUNDLED_FOLDER / "model.safetensors").read_bytes()
+    folder = SHIPPED[name]
+    card = json.loads((folder / "card.json").read_text())
+    weights = (folder / "model.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() == card["sha256"]
-    assert (
-        sum(file.stat().st_size for file in BUNDLED_FOLDER.iterdir()) < 12e6
-    )  # so that it can travel inside the package
-    backbone = load_backbone("bundled", SCRATCH, dropout=0.1)
+    assert len(weights) < 5e6  # so that it can travel inside the package
+    backbone = load_backbone(name, SCRATCH, dropout=0.1)
     ids = backbone.tokenizer().encode("It is a truth universally acknowledged").ids
     assert backbone.tokenizer().decode(ids) == "It is a truth universally acknowledged"

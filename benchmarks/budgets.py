@@ -1,0 +1,186 @@
+"""The small search that chose the presets `quick` and `learn`: the same number of trials for every model.
+
+    python benchmarks/budgets.py measure [MODEL ...]     how long a step takes here, on one idle thread
+    python benchmarks/budgets.py search [MODEL ...]      run the trials; an interrupted search continues
+    python benchmarks/budgets.py table                   write budgets.md
+
+A trial is a batch size, a learning rate and, for sequence models, the initial weights; it trains for as many steps as fit
+into `SECONDS`. Its figure is the mean normalised score over two tasks and two seeds, which are never published.
+Runs lie under `--output` (default `budget-runs`), what the table needs in `budgets.json` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dtbench
+from dtbench import atomic
+
+TASKS = {"d4rl-short": "hopper-medium", "d4rl-long": "pointmaze-dtma-medium"}
+SEEDS = (100, 101)
+#: Training time of a `quick` run: 75 s without the start of the process and the evaluation.
+SECONDS = 55.0
+MEASURED_STEPS = 150
+HERE = Path(__file__).parent
+RECORD, TABLE = HERE / "budgets.json", HERE / "budgets.md"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice; `init` is None for models without that option."""
+
+    batch_size: int
+    learning_rate: float
+    init: str | None = None
+
+    @property
+    def name(self) -> str:
+        parts = [f"batch {self.batch_size}", f"rate {self.learning_rate:g}"]
+        return ", ".join([*parts, f"{self.init} initial weights"] if self.init else parts)
+
+    def overrides(self, model: str, steps: int) -> list[str]:
+        chosen = [
+            f"training.batch_size={self.batch_size}",
+            f"training.steps={steps}",
+            f"optimizer.learning_rate={self.learning_rate}",
+            f"optimizer.warmup_steps={0 if model == 'cql' else steps // 10}",
+        ]
+        if model == "cql":
+            chosen.append(f"model.policy_learning_rate={self.learning_rate}")
+        return [*chosen, f"model.init={self.init}"] if self.init else chosen
+
+
+SEQUENCE_TRIALS = (
+    Trial(64, 1e-3, "published"),
+    Trial(64, 1e-3, "small"),
+    Trial(32, 3e-3, "small"),
+    Trial(32, 1e-3, "small"),
+    Trial(32, 3e-4, "small"),
+    Trial(16, 1e-3, "published"),
+    Trial(16, 1e-3, "small"),
+    Trial(16, 3e-4, "small"),
+)
+CQL_TRIALS = tuple(Trial(batch, rate) for batch in (256, 128, 64, 32) for rate in (3e-4, 1e-3))
+CLONING_TRIALS = tuple(Trial(batch, rate) for batch in (256, 64) for rate in (3e-4, 1e-3, 3e-3, 1e-2))
+TRIALS = {
+    **dict.fromkeys(("dt", "gpt2_dt", "lamo", "gpt2_dtma", "dc"), SEQUENCE_TRIALS),
+    "cql": CQL_TRIALS,
+    **dict.fromkeys(("bc", "bc10"), CLONING_TRIALS),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("measure", "search", "table"))
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--output", type=Path, default=Path("budget-runs"))
+    parser.add_argument("--jobs", type=int, default=None)
+    options = parser.parse_intermixed_args()
+    models = options.models or list(TRIALS)
+    if options.what == "measure":
+        measure(models, options.output / "measure")
+    elif options.what == "search":
+        search(models, options.output / "search", options.jobs)
+    else:
+        atomic.write_text(TABLE, table(read()))
+
+
+def read() -> dict[str, Any]:
+    """Return what was measured so far: `steps_per_s` by model and batch size, `scores` by model and trial."""
+    empty: dict[str, Any] = {"steps_per_s": {}, "scores": {}}
+    return json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else empty
+
+
+def keep(kind: str, model: str, key: str, value: Any) -> None:
+    content = read()
+    content[kind].setdefault(model, {})[key] = value
+    atomic.write_text(RECORD, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def measure(models: Iterable[str], output: Path) -> None:
+    """Train a few steps of each model with each batch size, one at a time, and keep the steps per second."""
+    for model in models:
+        for batch_size in sorted({trial.batch_size for trial in TRIALS[model]}):
+            overrides = [f"training.batch_size={batch_size}", f"training.steps={MEASURED_STEPS}"]
+            options = {"tasks": ["hopper-medium"], "seeds": SEEDS[:1], "preset": "quick", "existing": "rerun"}
+            done = dtbench.run(
+                "d4rl-short",
+                [model],
+                output=output,
+                jobs=1,
+                overrides=[*overrides, "training.checkpoint_every=50", "evaluation.episodes=1"],
+                **options,
+            )
+            training = done.results[0].training
+            if training is not None:
+                keep("steps_per_s", model, str(batch_size), training.steps_per_s)
+
+
+def steps_of(model: str, trial: Trial) -> int:
+    """Return how many steps fit into the budget, rounded down to two digits."""
+    steps = SECONDS * float(read()["steps_per_s"][model][str(trial.batch_size)])
+    unit = 10 ** max(0, math.floor(math.log10(steps)) - 1)
+    return int(steps // unit * unit)
+
+
+def search(models: Iterable[str], output: Path, jobs: int | None) -> None:
+    """Run every trial of the models on both tasks, and keep the scores."""
+    for model in models:
+        for trial in TRIALS[model]:
+            steps = steps_of(model, trial)
+            scores = {}
+            for suite, task in TASKS.items():
+                done = dtbench.run(
+                    suite,
+                    [model],
+                    tasks=[task],
+                    seeds=SEEDS,
+                    preset="quick",
+                    output=output,
+                    jobs=jobs,
+                    overrides=trial.overrides(model, steps),
+                )
+                scores[task] = [round(100 * result.score, 2) for result in done.results if result.scores is not None]
+            keep("scores", model, trial.name, {"steps": steps, **scores})
+
+
+def figure(scores: dict[str, Any]) -> float:
+    """Return a trial's mean score; both tasks weigh equally."""
+    return statistics.fmean(statistics.fmean(scores[task]) for task in TASKS.values())
+
+
+def table(content: dict[str, Any]) -> str:
+    """Write what was tried and what it gave, model by model, the best in bold."""
+    tasks = list(TASKS.values())
+    lines = [
+        "# What was tried for the presets `quick` and `learn`",
+        "",
+        f"Written by `python benchmarks/budgets.py table`. Each model had {len(SEQUENCE_TRIALS)} trials of at most "
+        f"{SECONDS:.0f} s of training on one thread; scores × 100 on {tasks[0]} and {tasks[1]}, seeds "
+        f"{' and '.join(map(str, SEEDS))}. The last column is the mean of the two tasks' means; the best is bold.",
+    ]
+    for model in TRIALS:
+        if model in content["scores"]:
+            lines += ["", f"## {model}", "", *_rows(content["scores"][model], tasks)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(trials: dict[str, dict[str, Any]], tasks: Sequence[str]) -> list[str]:
+    best = max(trials, key=lambda name: figure(trials[name]))
+    rows = [f"| trial | steps | {' | '.join(tasks)} | mean |", "|---|---:|---:|---:|---:|"]
+    for name, scores in trials.items():
+        cells = [", ".join(f"{score:.1f}" for score in scores[task]) for task in tasks]
+        mean = f"**{figure(scores):.1f}**" if name == best else f"{figure(scores):.1f}"
+        rows.append(f"| {name} | {scores['steps']:,} | {' | '.join(cells)} | {mean} |")
+    return rows
+
+
+if __name__ == "__main__":
+    main()
