@@ -4,8 +4,8 @@
     python benchmarks/budgets.py search [MODEL ...]      run the trials; an interrupted search continues
     python benchmarks/budgets.py table                   write budgets.md
 
-A trial is a batch size, a learning rate and, for sequence models, the initial weights; it trains for as many steps as fit
-into `SECONDS`. Its figure is the mean normalised score over two tasks and two seeds, which are never published.
+A trial is a batch size, a learning rate and, for sequence models, the initial weights; it trains for as many steps as
+fit into `SECONDS`. Its figure is the mean normalised score over two tasks and two seeds, which are never published.
 Runs lie under `--output` (default `budget-runs`), what the table needs in `budgets.json` beside this file.
 """
 
@@ -77,6 +77,7 @@ TRIALS = {
 
 
 def main() -> None:
+    """Do what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("measure", "search", "table"))
     parser.add_argument("models", nargs="*")
@@ -99,6 +100,7 @@ def read() -> dict[str, Any]:
 
 
 def keep(kind: str, model: str, key: str, value: Any) -> None:
+    """Add a figure to the record."""
     content = read()
     content[kind].setdefault(model, {})[key] = value
     atomic.write_text(RECORD, json.dumps(content, indent=1, sort_keys=True) + "\n")

@@ -193,8 +193,22 @@ def test_a_dataclass_that_cannot_type_the_section_is_named():
 def test_hash_sees_what_decides_a_result_and_nothing_else():
     plain = build().hash()
     assert build("hardware.devices=2", "training.log_every=3", "training.checkpoint_every=4").hash() == plain
-    for override in ("training.steps=9", "optimizer.learning_rate=0.5", "model.width=64", "evaluation.episodes=3"):
+    decisive = ("training.steps=9", "optimizer.learning_rate=0.5", "model.width=64", "evaluation.episodes=3")
+    for override in (*decisive, "hardware.precision=16-mixed", "hardware.precision=bf16-true"):
         assert build(override).hash() != plain
+
+
+def test_automatic_precision_is_decided_when_the_configuration_is_composed(monkeypatch):
+    """What a run was computed with is part of its identity; `auto` alone says nothing."""
+    found = {}
+    for chosen in ("32-true", "bf16-mixed"):
+        monkeypatch.setattr("dtbench.config.fast_precision", lambda gpu, chosen=chosen: chosen)
+        automatic = build("hardware.precision=auto")
+        assert automatic.hardware.precision == chosen
+        assert automatic.hash() == build(f"hardware.precision={chosen}").hash()
+        found[chosen] = automatic.hash()
+    assert found["32-true"] != found["bf16-mixed"]
+    assert build("hardware.precision=bf16").hash() == found["bf16-mixed"]  # Lightning's short name
 
 
 def test_unknown_names_suggest_the_right_one():
@@ -228,5 +242,12 @@ def test_hashes_of_committed_results_still_hold():
             continue
         model, suite = model_entry(record["model"]["name"]), load_suite(record["suite"]["name"])
         task = suite.task(record["task"]["id"])
-        config = compose(model.settings, preset=load_preset(record["preset"]), suite=suite, task=task)
+        precision = record["model"]["config"]["hardware"]["precision"]  # with `auto`, this machine's may be another one
+        config = compose(
+            model.settings,
+            preset=load_preset(record["preset"]),
+            suite=suite,
+            task=task,
+            overrides=[f"hardware.precision={precision}"],
+        )
         assert config.hash() == record["model"]["config_hash"], path

@@ -87,13 +87,14 @@ def test_equals_gymnasium_stepped_singly(delayed, one_thread):
         assert done.returns[index] == pytest.approx(expected, rel=1e-9)  # summed in another order
 
 
-def test_together_and_singly_are_identical():
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_together_and_singly_are_identical(precision):
     """Bit for bit, although a matrix product may round differently for another number of rows."""
     model = policy()
-    together = evaluate(model, HOPPER, target=3600, episodes=13, seed=8)
+    together = evaluate(model, HOPPER, target=3600, episodes=13, seed=8, precision=precision)
     assert len(set(together.lengths)) > 1
     for episodes in (1, 3):
-        part = evaluate(model, HOPPER, target=3600, episodes=episodes, seed=8)
+        part = evaluate(model, HOPPER, target=3600, episodes=episodes, seed=8, precision=precision)
         assert part.seeds == together.seeds[:episodes]
         assert part.returns == together.returns[:episodes]
         assert part.lengths == together.lengths[:episodes]

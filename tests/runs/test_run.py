@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dtbench.cli.app import app
+from dtbench.data.sources import open_store
 from dtbench.errors import ConfigError, SourceError, UnknownNameError
 from dtbench.results.schema import INTERRUPTED
 from dtbench.runs import live, training
@@ -87,11 +88,15 @@ def test_evaluate_again_repeats_the_score(tmp_path):
 def test_the_last_checkpoint_at_the_score_target_is_the_score(tmp_path):
     """Other targets and evaluations during training are diagnostics and change nothing."""
     dtbench(*RUN, "--model", "dt", "--output", tmp_path / "plain")
-    more = ("--set", "evaluation.every=4", "--set", "evaluation.all_targets=true")
+    more = ("--set", "evaluation.every=4", "--set", "evaluation.all_targets=true", "--set", "evaluation.data_targets=3")
     dtbench(*RUN, "--model", "dt", *more, "--output", tmp_path / "more")
     plain, scores = only_result(tmp_path / "plain").scores, only_result(tmp_path / "more").scores
     assert scores.returns == plain.returns
-    assert list(scores.per_target) == ["3600.0", "1800.0"]
+    targets = [float(target) for target in scores.per_target]
+    assert targets[:2] == [3600.0, 1800.0]
+    returns = open_store("local", load_suite("d4rl-short").task(TASK).sources["local"], 4000).episode_returns
+    spread = [returns.min(), (returns.min() + returns.max()) / 2, returns.max()]
+    assert targets[2:] == pytest.approx(spread, rel=1e-3)
     assert scores.per_target["3600.0"].returns == scores.returns
     assert scores.per_target["1800.0"].returns != scores.returns
     assert [step for step, _ in scores.during_training] == [4, 8]

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel, LlamaConfig, LlamaForCa
 
 from dtbench.analysis.markov_heads import LayerWeights, analyze_layers
 from dtbench.errors import ConfigError, DataError, SourceError
+from dtbench.models.backbone import pretrain as pretraining
 from dtbench.models.backbone.load import SHIPPED, load_backbone
 from dtbench.models.backbone.markov_chain import entropy_perplexity, markov_batches, transition_matrix
 from dtbench.models.backbone.pretrain import (
@@ -53,6 +54,21 @@ def test_text_backbone_learns_and_is_a_folder_for_us_and_for_transformers(tmp_pa
     expected = model.transformer(inputs_embeds=tokens, position_ids=first).last_hidden_state
     ours = backbone.build().eval()(tokens + model.transformer.wpe.weight[0], torch.ones(2, 12, dtype=torch.bool))
     assert (ours - expected).abs().max() < 1e-5  # float32, summed in another order
+
+
+def test_the_loss_in_parts_is_transformers_loss(monkeypatch):
+    """The same loss and gradients as GPT2LMHeadModel's own; with bfloat16 nearly so."""
+    monkeypatch.setattr(pretraining, "_CHUNK", 7)
+    settings = PretrainSettings(vocabulary=20, steps=1, **SMALL)
+    ids = torch.randint(20, (4, 16))
+    whole, parts, rough = (new_model(settings).train() for _ in range(3))
+    loss = whole(input_ids=ids, labels=ids).loss
+    loss.backward()
+    assert pretraining._backward(parts, ids, "32-true") == pytest.approx(loss.item(), rel=1e-6)
+    assert pretraining._backward(rough, ids, "bf16-mixed") == pytest.approx(loss.item(), rel=1e-2)
+    for expected, found, close in zip(whole.parameters(), parts.parameters(), rough.parameters(), strict=True):
+        assert torch.allclose(found.grad, expected.grad, atol=1e-7)
+        assert (close.grad - expected.grad).norm() < 0.05 * expected.grad.norm() + 1e-6
 
 
 def test_interrupted_pretraining_ends_where_an_uninterrupted_one_does(tmp_path):
