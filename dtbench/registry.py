@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: A package announces its models with `[project.entry-points."dtbench.models"] name = "package.module:Class"`.
 ENTRY_POINTS = "dtbench.models"
+#: Those of ours that act without a return to ask for.
+_WITHOUT_RETURN = frozenset({"cql", "bc", "bc10"})
 #: What the names of modules begin with that are loaded from files: `torch.py` must not become the module `torch`.
 FILE_MODULES = "_dtbench_model_file_"
 
@@ -53,6 +55,11 @@ class ModelEntry:
     def address(self) -> str:
         """By what `model_entry` finds the model from any folder and any process: its name, or its place in the code."""
         return self.target if ":" in self.name else self.name
+
+    @property
+    def conditions_on_return(self) -> bool:
+        """Whether the model acts on the return it is asked for; of a model from outside it is assumed."""
+        return not (self.is_ours and self.name in _WITHOUT_RETURN)
 
     @property
     def defaults(self) -> Path | None:

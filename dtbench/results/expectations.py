@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from dtbench.results.schema import DONE, Result
+from dtbench.results.tracking import rank_correlation
 from dtbench.suites.suites import Expectation, Suite
 
 
@@ -62,9 +62,7 @@ def _tracking(results: Sequence[Result]) -> float | None:
     got = [float(np.mean(episodes.returns)) for _, episodes in targets]
     if len(set(asked)) < 2:
         return None
-    if len(set(got)) < 2:
-        return 0.0  # the same return whatever the target
-    return float(spearmanr(asked, got).statistic)
+    return rank_correlation(asked, got)
 
 
 def _listed(values: dict[str, float]) -> str:

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Group
 
-from dtbench import atomic
-from dtbench.errors import ResultError
 from dtbench.registry import MODELS
 from dtbench.resources import resource
 from dtbench.results import stats
-from dtbench.results.files import error_reason, read_folder
+from dtbench.results.files import read_folder
+from dtbench.results.pages import (
+    Page,
+    absent_models,
+    data_table,
+    figure,
+    files_left_out,
+    joined,
+    models_table,
+    protocol,
+    provenance,
+    unfinished_runs,
+)
 from dtbench.results.schema import Result
 from dtbench.results.sections import EVERYTHING, Row, Section, Selection, sections
 from dtbench.results.terminal import ScoreTable
-from dtbench.results.text import (
-    code,
-    code_block,
-    either,
-    estimate_text,
-    markdown_table,
-    markdown_text,
-    one_line,
-    p_text,
-    reason,
-)
+from dtbench.results.text import code, estimate_text, markdown_table, markdown_text, p_text
+from dtbench.results.tracking import FEWEST_TARGETS, acts_on_return, track
 
-#: At most this many last lines of a failed run's log are shown.
-_LOG_LINES = 10
+#: The heading of a page that has none of its own.
+TITLE = "dtbench leaderboard"
 
 
 def render(root: str | Path, selection: Selection = EVERYTHING, *, figures: str | None = None) -> str:
@@ -45,21 +47,7 @@ def render(root: str | Path, selection: Selection = EVERYTHING, *, figures: str 
         UnknownNameError: a suite, task or preset without results.
         ResultError: no folder or no results. Files that cannot be read are listed in the text.
     """
-    return _render(root, selection, figures)[0]
-
-
-def _render(root: str | Path, selection: Selection, figures: str | None) -> tuple[str, list[Section]]:
-    results, left_out = read_folder(Path(root))
-    found = sections(results, selection)
-    parts = ["# dtbench leaderboard"]
-    for number, section in enumerate(found):
-        parts += [f"## {markdown_text(section.title)}", *_render_section(section)]
-        if figures and section.complete:
-            parts += [f"![Aggregate scores]({figures}-{number}-intervals.svg)"]
-            parts += [f"![Performance profile]({figures}-{number}-profile.svg)"]
-    if left_out:
-        parts += ["## Files left out", "\n".join(f"- {markdown_text(line)}" for line in left_out)]
-    return "\n\n".join(parts) + "\n", found
+    return page(*read_folder(Path(root)), selection, figures=figures).text
 
 
 def write(root: str | Path, file: str | Path, selection: Selection = EVERYTHING) -> None:
@@ -69,43 +57,60 @@ def write(root: str | Path, file: str | Path, selection: Selection = EVERYTHING)
         UnknownNameError: a suite, task or preset without results.
         ResultError: nothing to show, or the files cannot be written.
     """
-    from dtbench.results import plots
-
     file = Path(file)
-    text, found = _render(root, selection, file.stem)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        for number, section in enumerate(found):
-            if section.complete:
-                for draw, name in ((plots.intervals, "intervals"), (plots.profile, "profile")):
-                    draw(section, file.with_name(f"{file.stem}-{number}-{name}.svg"))
-        atomic.write_text(file, text)
-    except OSError as error:
-        raise ResultError(f"The leaderboard {file} cannot be written: {error_reason(error)}.") from error
+    page(*read_folder(Path(root)), selection, figures=file.stem).write(file)
 
 
 def check(root: str | Path, file: str | Path, selection: Selection = EVERYTHING) -> bool:
     """Say whether `file` is what the results under `root` render to, with its figures beside it.
-
-    The figures' bytes are not compared: another version of matplotlib draws the same scores differently.
 
     Raises:
         UnknownNameError: a suite, task or preset without results.
         ResultError: nothing to show, or the file cannot be read.
     """
     file = Path(file)
-    text = render(root, selection, figures=file.stem)
-    figures = re.findall(r"^!\[[^]]*\]\((.+)\)$", text, flags=re.MULTILINE)
-    try:
-        present = file.is_file() and all(file.with_name(name).is_file() for name in figures)
-        return present and file.read_bytes() == text.encode("utf-8")
-    except OSError as error:
-        raise ResultError(f"The leaderboard {file} cannot be read: {error_reason(error)}.") from error
+    return page(*read_folder(Path(root)), selection, figures=file.stem).is_current(file)
 
 
-def _render_section(section: Section) -> list[str]:
+def page(
+    results: Sequence[Result],
+    left_out: Sequence[str],
+    selection: Selection = EVERYTHING,
+    *,
+    figures: str | None = None,
+    title: str = TITLE,
+    trials: int | None = None,
+) -> Page:
+    """Rank the models of each section.
+
+    Args:
+        results, left_out: as `files.read_folder` returns them.
+        figures: prefix of the figures' file names; None makes a page without figures.
+        title: the page's heading.
+        trials: hyper-parameter trials per model, where the preset's file does not record them.
+
+    Raises:
+        UnknownNameError: a suite, task or preset without results, where the selection says that it must have some.
+        ResultError: results that cannot be in one table.
+    """
+    from dtbench.results import plots
+
+    parts, drawn = [f"# {markdown_text(title)}"], {}
+    for number, section in enumerate(sections(results, selection)):
+        parts += [f"## {markdown_text(section.title)}", *_render_section(section, trials)]
+        if figures and section.complete:
+            for name, what, draw in (
+                (f"{figures}-{number}-intervals.svg", "Aggregate scores", plots.intervals),
+                (f"{figures}-{number}-profile.svg", "Performance profile", plots.profile),
+            ):
+                parts.append(figure(what, name))
+                drawn[name] = partial(draw, section)
+    return Page(joined([*parts, *files_left_out(left_out)]), drawn)
+
+
+def _render_section(section: Section, trials: int | None) -> list[str]:
     if not section.rows:
-        return ["No run has finished.", *_unfinished(section)]
+        return ["No run has finished.", *absent_models(section), *unfinished_runs(section)]
     other = (
         "Other data, or another way of scoring, than in the sections before (see Data and Protocol): these numbers are "
         "not comparable with those."
@@ -114,14 +119,15 @@ def _render_section(section: Section) -> list[str]:
         *([other] if section.part > 1 else []),
         *_task_table(section),
         *_aggregate_table(section),
-        *_unfinished(section),
+        *absent_models(section),
+        *unfinished_runs(section),
         "### Protocol",
-        _protocol(section),
-        *_models_table(section),
-        *_data_table(section),
-        *_target_table(section),
+        protocol(section, trials),
+        *models_table(section),
+        *data_table(section),
+        *_tracking_tables(section),
         *_published_table(section),
-        *_provenance(section),
+        *provenance(section),
     ]
 
 
@@ -165,95 +171,46 @@ def _aggregate_row(section: Section, row: Row) -> list[str]:
     return [f"{mark}{label}{mark}", str(len(matrix)), f"{mark}{iqm}{mark}", p_text(test) if test else "–", *others]
 
 
-def _unfinished(section: Section) -> list[str]:
-    if not section.unfinished:
+def _tracking_tables(section: Section) -> list[str]:
+    """Return the returns got at several targets, a table per task: diagnostics, never ranked."""
+    tables = [part for task in section.tasks for part in _tracking_table(section, task)]
+    if not tables:
         return []
-    listed = sorted(section.unfinished, key=lambda run: (run[0], run[1].task.id, run[1].seed))
-    return ["### Runs without a score", "\n".join(_unfinished_run(label, result) for label, result in listed)]
-
-
-def _unfinished_run(label: str, result: Result) -> str:
-    """Return a list item with the reason, and below it the last lines of the run's log where they were recorded."""
-    item = f"- {code(label)} on {markdown_text(result.task.id)}, seed {result.seed}: {markdown_text(reason(result))}"
-    log = result.error.log_tail[-_LOG_LINES:] if result.error else []
-    return f"{item}\n\n{code_block(log, indent='  ')}\n" if log else item
-
-
-def _protocol(section: Section) -> str:
-    finished, seeds = section.finished, sorted({result.seed for result in section.finished})
-    targets = {result.task.id: result.task.score_target for result in finished}
-    listed = ", ".join(f"{markdown_text(task)} {targets[task]:g}" for task in section.tasks if task in targets)
-    episodes = sorted({result.measured.evaluation.episodes for result in finished})
-    return (
-        f"The last checkpoint is scored, at one return target per task ({listed}). Each run is evaluated on "
-        f"{either(episodes)} episodes, one per environment, seeded by the run's seed ({either(seeds)}). Each "
-        "episode's return is normalised first; a run's score is the mean over its episodes. Neither the best "
-        "checkpoint nor the best target is chosen."
-    )
-
-
-def _models_table(section: Section) -> list[str]:
-    rows = []
-    for row in section.rows:
-        results = row.results(section.tasks)
-        hashes = sorted({result.model.config_hash for result in results})
-        training = results[0].measured.training
-        speed = np.median([result.measured.training.steps_per_s for result in results])
-        devices = sorted({result.measured.training.device for result in results})
-        rows.append(
-            [
-                code(row.label),
-                markdown_text(row.initial_weights),
-                f"{training.steps:,}",
-                f"{speed:.1f}",
-                markdown_text(either(devices)),
-                either(sorted({code(result.measured.training.precision) for result in results})),
-                f"{either([code(digits) for digits in hashes])} {_changed(row)}".strip(),
-            ]
-        )
-    headers = ["model", "initial weights", "steps", "steps/s (median)", "device", "precision", "configuration"]
-    return ["### Models", markdown_table(rows, headers)]
-
-
-def _changed(row: Row) -> str:
-    """Say that a row's configuration was changed, and how if its label does not."""
-    if not row.is_changed:
-        return ""
-    is_in_label = all(one_line(change) in row.label for change in row.changes)
-    return "changed by the user" + ("" if is_in_label else f": {', '.join(map(code, row.changes))}")
-
-
-def _data_table(section: Section) -> list[str]:
-    tasks = {result.task.id: result.task for result in section.finished}
-    rows = [
-        [
-            *map(markdown_text, (task, tasks[task].env_id, tasks[task].dataset_id)),
-            code((tasks[task].fingerprint or "")[:12]),
-        ]
-        for task in section.tasks
-        if task in tasks
-    ]
-    return ["### Data", markdown_table(rows, ["task", "environment", "dataset", "fingerprint"])]
-
-
-def _target_table(section: Section) -> list[str]:
-    """Return scores at further targets: diagnostics, never ranked."""
-    rows = []
-    for row in section.rows:
-        for task in section.tasks:
-            scores: dict[str, list[float]] = {}
-            for result in row.cells.get(task, []):
-                for target, episodes in result.measured.scores.per_target.items():
-                    scores.setdefault(target, []).append(100 * episodes.mean)
-            if len(scores) > 1:
-                parts = [f"{float(target):g} → {np.mean(values):.1f}" for target, values in scores.items()]
-                rows.append([code(row.label), markdown_text(task), ", ".join(parts)])
-    if not rows:
-        return []
+    ignoring = [code(row.label) for row in section.rows if not acts_on_return(row.model)]
     return [
-        "### Diagnostics: other return targets (not ranked)",
-        markdown_table(rows, ["model", "task", "target → score"]),
+        "### Diagnostics: return asked for against return got (not ranked)",
+        "Mean return over a run's episodes at each target, ± standard deviation over seeds. The correlation is "
+        "Spearman's, of asked and got; the error is the mean of |got − asked|, as a share of the range of the targets. "
+        f"Both are computed per seed, over all targets of the row, and then averaged; below {FEWEST_TARGETS} targets "
+        "there are none. The score target counts as the others, though the data may hold no such return."
+        + (f" Left out, because they act without a target: {', '.join(ignoring)}." if ignoring else ""),
+        *tables,
     ]
+
+
+def _tracking_table(section: Section, task: str) -> list[str]:
+    conditioned = [row for row in section.rows if task in row.cells and acts_on_return(row.model)]
+    found = {row.label: tracking for row in conditioned if (tracking := track(row.cells[task])) is not None}
+    if not found:
+        return []
+    targets = sorted({target for tracking in found.values() for target in tracking.targets})
+    scored = next(result.task.score_target for row in conditioned for result in row.cells[task])
+    rows = []
+    for label, tracking in found.items():
+        got = dict(zip(tracking.targets, tracking.returns.T, strict=True))
+        cells = [_spread(got[target], 0) if target in got else "–" for target in targets]
+        summary = [_spread(tracking.correlations, 2), _spread(tracking.errors, 2), str(len(tracking.returns))]
+        rows.append([code(label), *cells, *summary])
+    asked = [f"asked {target:g}{' (score target)' if target == scored else ''}" for target in targets]
+    return [f"{markdown_text(task)}:", markdown_table(rows, ["model", *asked, "correlation", "error", "seeds"])]
+
+
+def _spread(values: NDArray[np.float64] | None, digits: int) -> str:
+    """Format mean and standard deviation (n − 1); one value has no spread."""
+    if values is None:
+        return "–"
+    spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{spread}"
 
 
 def _published_table(section: Section) -> list[str]:
@@ -271,22 +228,6 @@ def _published_table(section: Section) -> list[str]:
     return [
         "### Published elsewhere, on other data (for context; never compare columns)",
         markdown_table(rows, ["model", "task", "score", "data", "source"]),
-    ]
-
-
-def _provenance(section: Section) -> list[str]:
-    finished = section.finished
-    commits = sorted({str(result.provenance.git) for result in finished})
-    versions = sorted({result.dtbench_version for result in finished})
-    packages: dict[str, set[str]] = {}
-    for result in finished:
-        for package, version in result.provenance.packages.items():
-            packages.setdefault(package, set()).add(str(version))
-    listed = ", ".join(f"{package} {'/'.join(sorted(found))}" for package, found in sorted(packages.items()))
-    return [
-        "### Provenance",
-        f"dtbench {', '.join(map(markdown_text, versions))}, commit {', '.join(map(markdown_text, commits))}; "
-        f"{markdown_text(listed)}. {len(finished)} runs.",
     ]
 
 

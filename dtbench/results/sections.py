@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,13 +42,22 @@ class Row:
         """Return the results on the tasks, in the tasks' order."""
         return [result for task in tasks for result in self.cells.get(task, [])]
 
-    def matrix(self, tasks: Sequence[str]) -> NDArray[np.float64] | None:
-        """Return (seeds, tasks) mean normalised scores for the seeds that have every task, or None if there is none."""
-        if not all(task in self.cells for task in tasks):
-            return None
-        by_task = [{result.seed: result.score for result in self.cells[task]} for task in tasks]
-        seeds = sorted(set.intersection(*(set(scores) for scores in by_task)))
-        return np.array([[scores[seed] for scores in by_task] for seed in seeds]) if seeds else None
+    def complete_seeds(self, tasks: Sequence[str]) -> list[list[Result]]:
+        """Return (seeds, tasks) results for the seeds that have every task; empty if there is none."""
+        by_task = [{result.seed: result for result in self.cells.get(task, [])} for task in tasks]
+        seeds = sorted(set.intersection(*(set(found) for found in by_task)))
+        return [[found[seed] for found in by_task] for seed in seeds]
+
+    def matrix(
+        self, tasks: Sequence[str], measure: Callable[[Result], float] = lambda result: result.score
+    ) -> NDArray[np.float64] | None:
+        """Return (seeds, tasks) mean normalised scores for the seeds that have every task, or None if there is none.
+
+        Args:
+            measure: another number of a finished run, e.g. its best evaluation.
+        """
+        complete = self.complete_seeds(tasks)
+        return np.array([[measure(result) for result in results] for results in complete]) if complete else None
 
     def shortfall(self, tasks: Sequence[str]) -> str:
         """Say why the row has no matrix."""
@@ -75,6 +84,7 @@ class Section:
         unfinished: runs without a score, each with the label of its row.
         part: counts the sections that differ only in their data or the way of scoring.
         is_selection: whether only some of the suite's tasks were selected.
+        absent: selected models without a finished run.
     """
 
     suite: str
@@ -85,6 +95,7 @@ class Section:
     unfinished: list[tuple[str, Result]]
     part: int = 1
     is_selection: bool = False
+    absent: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -155,12 +166,17 @@ class Selection:
         tasks: only these tasks', which are then aggregated over (a title says so); empty shows all.
         preset: only this preset's; None shows all.
         must_exist: whether a name without results is an error. If not, a task without results is an empty column.
+        source: only this source's; None shows all.
+        models: only rows with these labels (`labels.row_names`); empty shows all. Labels without a finished run are
+            named in `Section.absent`.
     """
 
     suite: str | None = None
     tasks: Sequence[str] = ()
     preset: str | None = None
     must_exist: bool = True
+    source: str | None = None
+    models: Sequence[str] = ()
 
     def of(self, results: Sequence[Result]) -> list[Result]:
         """Return the selected results.
@@ -170,6 +186,7 @@ class Selection:
         """
         wanted = {"suite": [self.suite] if self.suite else [], "task": self.tasks}
         wanted["preset"] = [self.preset] if self.preset else []
+        wanted["source"] = [self.source] if self.source else []
         for kind, names in wanted.items():
             known = dict.fromkeys(_name_of(result, kind) for result in results)
             for name in names:
@@ -180,7 +197,12 @@ class Selection:
 
 
 def _name_of(result: Result, kind: str) -> str:
-    return {"suite": result.suite.name, "task": result.task.id, "preset": result.preset}[kind]
+    return {
+        "suite": result.suite.name,
+        "task": result.task.id,
+        "preset": result.preset,
+        "source": result.task.source,
+    }[kind]
 
 
 #: All results.
@@ -197,20 +219,24 @@ def sections(results: Sequence[Result], selection: Selection = EVERYTHING) -> li
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in selection.of(results):
         groups.setdefault((result.suite.id, result.task.source, result.preset), []).append(result)
-    return [section for key in sorted(groups) for section in _sections(key, groups[key], selection.tasks)]
+    return [section for key in sorted(groups) for section in _sections(key, groups[key], selection)]
 
 
-def _sections(key: tuple[str, str, str], results: list[Result], selected: Sequence[str]) -> list[Section]:
+def _sections(key: tuple[str, str, str], results: list[Result], selection: Selection) -> list[Section]:
     """Split one suite, source and preset into sections; each column of a section holds one dataset, scored in one way.
 
     `--set data.steps=…`, for one, makes other data under the same task's name. A row stays whole. Rows with the
     preset's configuration come first, so that the first section is theirs.
     """
+    selected, models = selection.tasks, selection.models
     named = list(zip(row_names(results), results, strict=True))
+    named = [(name, result) for name, result in named if name.label in models or not models]
     tasks = [task for task in _suite_tasks(results[0], results, selected) if task in selected or not selected]
     unfinished = [(name.label, result) for name, result in named if result.status != DONE]
+    all_rows = _rows(named)
+    absent = tuple(model for model in models if model not in {row.label for row in all_rows})
     parts: list[tuple[dict[str, tuple[Any, ...]], list[Row]]] = []
-    for row in sorted(_rows(named), key=lambda row: (row.is_changed, row.label)):
+    for row in sorted(all_rows, key=lambda row: (row.is_changed, row.label)):
         columns = _columns(key[0], row)
         fitting = (part for part in parts if all(part[0].get(task, own) == own for task, own in columns.items()))
         part = next(fitting, None)
@@ -226,6 +252,7 @@ def _sections(key: tuple[str, str, str], results: list[Result], selected: Sequen
             unfinished=unfinished if number == 1 else [],
             part=number,
             is_selection=bool(selected),
+            absent=absent if number == 1 else (),
         )
         for number, rows in enumerate([rows for _, rows in parts] or [[]], start=1)
     ]
