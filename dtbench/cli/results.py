@@ -56,31 +56,70 @@ def record(
 
 
 def leaderboard(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of results.")],
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Folder of results.")] = None,
     out: Annotated[Path | None, typer.Option(help="Markdown file to write; figures go beside it.")] = None,
     task: OnlyTasks = [],  # noqa: B006
     preset: OnlyPreset = None,
     suite: OnlySuite = None,
+    protocols: Annotated[
+        bool,
+        typer.Option("--protocols", help="Score the runs by last and best evaluation, best target, online budget."),
+    ] = False,
+    boards: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Render all boards of a list, e.g. leaderboards/boards.yaml.")
+    ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; say whether --out is up to date (exit 1 if not).")
+        bool,
+        typer.Option(
+            "--check", help="Write nothing; say whether --out, or every board, is up to date (exit 1 if not)."
+        ),
     ] = False,
 ) -> None:
-    """Render the results of a folder as markdown tables and SVG figures."""
-    from dtbench.results import leaderboard as board
+    """Render the results of a folder, or the boards of a list, as markdown tables and SVG figures."""
+    if boards is not None:
+        if folder or out or task or preset or suite or protocols:
+            raise ConfigError(
+                "--boards takes no DIR, --out, --task, --preset, --suite or --protocols: its file says them."
+            )
+        _boards(boards, check)
+        return
+    from dtbench.results import leaderboard as ranking
+    from dtbench.results import protocol_page
+    from dtbench.results.files import read_folder
     from dtbench.results.sections import Selection
 
+    if folder is None:
+        raise ConfigError("Name the folder of results (DIR), or --boards FILE for a list of boards.")
+    if check and out is None:
+        raise ConfigError("--check needs --out FILE, the leaderboard to compare with.")
+    render = protocol_page.page if protocols else ranking.page
     only = Selection(suite, split(task), preset)
-    if check:
-        if out is None:
-            raise ConfigError("--check needs --out FILE, the leaderboard to compare with.")
-        fresh = board.check(folder, out, only)
+    page = render(*read_folder(folder), only, figures=out.stem if out else None)
+    if out is None:
+        typer.echo(page.text)
+    elif check:
+        fresh = page.is_current(out)
         typer.echo(f"{out} is {'up to date' if fresh else 'out of date: run the command without --check'}.")
         raise typer.Exit(0 if fresh else 1)
-    if out is None:
-        typer.echo(board.render(folder, only))
+    else:
+        page.write(out)
+        typer.echo(f"Wrote {out}")
+
+
+def _boards(file: Path, check: bool) -> None:
+    from dtbench.results.boards import check_boards, write_boards
+
+    if not check:
+        for written in write_boards(file):
+            typer.echo(f"Wrote {written}")
         return
-    board.write(folder, out, only)
-    typer.echo(f"Wrote {out}")
+    states = check_boards(file)
+    words = {True: "up to date", False: "out of date: run the command without --check", None: "not checked: no results"}
+    for state in states:
+        typer.echo(f"{state.file} is {words[state.is_current]}.")
+    if not states:
+        typer.echo(f"{file} lists no boards.")
+    raise typer.Exit(1 if any(state.is_current is False for state in states) else 0)
 
 
 def compare(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from matplotlib.figure import Figure
 
 from dtbench.registry import MODELS
 from dtbench.results import stats
+from dtbench.results.bandit import BUDGETS
+from dtbench.results.protocols import LAST, Protocols
 from dtbench.results.sections import Row, Section
 
 _TITLES = {"iqm": "IQM", "median": "Median", "mean": "Mean", "optimality_gap": "Optimality gap"}
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "dtbench",
     "font.size": 9,
     "figure.titlesize": 10,
@@ -31,11 +33,11 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
 }
 #: Paul Tol's muted scheme and three of his bright one, which people with colour blindness tell apart.
-_COLOURS = (
+COLOURS = (
     "#332288", "#cc6677", "#117733", "#ddaa33", "#88ccee", "#aa4499",
     "#44aa99", "#882255", "#999933", "#ee7733", "#777777",
 )  # fmt: skip
-_LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)), (0, (3, 1)))
+LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)), (0, (3, 1)))
 #: More curves in one panel cannot be followed.
 _MOST_CURVES = 8
 
@@ -51,7 +53,7 @@ class _Curve:
     @property
     def label(self) -> str:
         """The row's label without the dollar signs' meaning, which is mathematics to matplotlib."""
-        return self.row.label.replace("$", r"\$")
+        return plain(self.row.label)
 
 
 def _curves(section: Section) -> list[_Curve]:
@@ -62,8 +64,8 @@ def _curves(section: Section) -> list[_Curve]:
     return [
         _Curve(
             row,
-            _COLOURS[models.index(row.model) % len(_COLOURS)],
-            _LINES[variants.index(_variant(row)) % len(_LINES)],
+            COLOURS[models.index(row.model) % len(COLOURS)],
+            LINES[variants.index(_variant(row)) % len(LINES)],
         )
         for row in rows
     ]
@@ -76,7 +78,7 @@ def _variant(row: Row) -> str:
 def intervals(section: Section, file: Path) -> None:
     """Draw the four aggregates of the complete rows; a row without an interval has a point and no bar."""
     curves, leaders = _curves(section), section.leaders
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 1.9 + 0.35 * len(curves)), layout="constrained")
         panels = figure.subplots(1, len(_TITLES), sharey=True, squeeze=False)[0]
         for panel, (name, title) in zip(panels, _TITLES.items(), strict=True):
@@ -92,7 +94,7 @@ def intervals(section: Section, file: Path) -> None:
             text.set_fontweight("bold" if curve.row.label in leaders else "normal")
         _set_title(figure, "Aggregate scores, 95 % intervals (bold: not separable from the best)", section, width=110)
         figure.supxlabel("normalised score × 100", fontsize=9)
-        _save(figure, file)
+        save(figure, file)
 
 
 def _draw_estimate(panel: Any, place: int, estimate: stats.Estimate, curve: _Curve) -> None:
@@ -109,7 +111,7 @@ def profile(section: Section, file: Path) -> None:
     groups = _panels(_curves(section))
     highest = max(1.0, *(float(matrix.max()) for matrix in section.complete.values()))
     thresholds = np.linspace(0, highest, 101)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 0.7 + 2.8 * len(groups)), layout="constrained")
         panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
         for axes, curves in zip(panels, groups, strict=True):
@@ -124,7 +126,42 @@ def profile(section: Section, file: Path) -> None:
             axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), handlelength=3.5)
         panels[-1].set_xlabel("normalised score τ × 100")
         _set_title(figure, "Performance profiles with 95 % bands for each score", section, width=95)
-        _save(figure, file)
+        save(figure, file)
+
+
+def budgets(section: Section, found: Mapping[str, Protocols], file: Path) -> None:
+    """Draw what a budget of k episodes deploys when all runs are candidates, beside the last checkpoint's score.
+
+    Args:
+        found: label → scores of the complete rows.
+    """
+    curves = [curve for curve in _curves(section) if curve.row.label in found]
+    groups, places = _panels(curves), np.arange(1, len(BUDGETS) + 1)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 0.9 + 2.8 * len(groups)), layout="constrained")
+        panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, group in zip(panels, groups, strict=True):
+            for curve in group:
+                scores = found[curve.row.label]
+                style = {"color": curve.colour, "linestyle": curve.line}
+                values = [100 * outcome.value.value for outcome in scores.all_runs.outcomes]
+                axes.plot(places, values, label=curve.label, marker=".", markersize=4, **style)
+                axes.plot(0, 100 * scores.outcomes[LAST].value.value, "o", color=curve.colour, markersize=5)
+                axes.plot(len(BUDGETS) + 1, 100 * scores.all_runs.known, "D", color=curve.colour, markersize=4)
+                bands = [outcome.value.interval for outcome in scores.all_runs.outcomes]
+                if all(bands):
+                    low, high = 100 * np.array(bands).T
+                    axes.fill_between(places, low, high, color=curve.colour, alpha=0.12, linewidth=0)
+            axes.set_ylabel("normalised score × 100")
+            axes.grid(alpha=0.3)
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), handlelength=3.5)
+        names = ["last checkpoint,\nscore target", *map(str, BUDGETS), "all means\nknown"]
+        panels[-1].set_xticks(range(len(names)), names)
+        panels[-1].set_xlabel("episodes spent on choosing among the targets of all runs")
+        _set_title(
+            figure, "What a budget of evaluation episodes deploys (bands: 95 % jackknife intervals)", section, width=95
+        )
+        save(figure, file)
 
 
 def _panels(curves: Sequence[_Curve]) -> list[list[_Curve]]:
@@ -144,9 +181,15 @@ def _panels(curves: Sequence[_Curve]) -> list[list[_Curve]]:
 
 
 def _set_title(figure: Figure, what: str, section: Section, width: int) -> None:
-    lines = textwrap.wrap(section.title.replace("$", r"\$"), width)
+    lines = textwrap.wrap(plain(section.title), width)
     figure.suptitle("\n".join([what, *lines]))
 
 
-def _save(figure: Figure, file: Path) -> None:
+def plain(text: str) -> str:
+    """Return text without the dollar signs' meaning, which is mathematics to matplotlib."""
+    return text.replace("$", r"\$")
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write a figure; an SVG has no date, so that equal scores give equal bytes."""
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)

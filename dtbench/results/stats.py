@@ -41,6 +41,8 @@ SIGNIFICANCE = 0.05
 FEWEST_SEEDS = 3
 #: A permutation test tries all assignments if there are at most this many.
 _MOST_ASSIGNMENTS = 100_000
+#: A sign flip test tries all signs of at most this many contrasts, a million.
+_MOST_FLIPS = 20
 _CONFIDENCE = 0.95
 _SEED = 0
 #: A matrix is taken to be on the 0–100 scale if one score is implausible, or half of the scores are above five times
@@ -124,6 +126,57 @@ def aggregate(scores: Scores, repetitions: int = REPETITIONS) -> dict[str, Estim
         name: _estimate(name, points[index], (low[index], high[index]), seeds, tasks, _BOUNDS.get(name))
         for index, name in enumerate(AGGREGATES)
     }
+
+
+def mean_estimates(stack: Scores, repetitions: int = REPETITIONS) -> list[Estimate]:
+    """Return the mean over runs and tasks of each of several matrices, e.g. scores and differences of the same runs.
+
+    All are resampled together: a resample takes the same runs from each. Alone, each gets the interval of `aggregate`.
+
+    Args:
+        stack: (k, runs, tasks) float, on the 0–1 scale.
+
+    Raises:
+        ResultError: as in `aggregate`.
+    """
+    matrices = [checked(matrix) for matrix in stack]
+    seeds, tasks = matrices[0].shape
+    points = np.array([matrix.mean() for matrix in matrices])
+    if seeds < FEWEST_SEEDS:
+        return [Estimate(float(point)) for point in points]
+    values = np.stack([matrix.ravel() for matrix in matrices])
+    places = np.arange(seeds * tasks, dtype=np.float64).reshape(seeds, tasks)  # what is drawn: the places of runs
+    with _seeded():
+        _, found = library.get_interval_estimates(
+            {"places": places},
+            lambda drawn: values[:, drawn.ravel().astype(np.intp)].mean(1),
+            reps=repetitions,
+            confidence_interval_size=_CONFIDENCE,
+        )
+    ends = expanded(points, np.asarray(found["places"]), seeds, tasks).T
+    return [
+        _estimate("mean", point, (low, high), seeds, tasks) for point, (low, high) in zip(points, ends, strict=True)
+    ]
+
+
+def jackknife(points: Scores, without: Scores) -> tuple[Scores, Scores]:
+    """Return estimates and half the widths of their 95 % intervals, from what comes out without each seed.
+
+    For quantities that have no bootstrap interval, such as the best of several runs: a resample holds the best run or
+    not, so that a percentile interval ends at the estimate. Variances of tasks add up; the half width is t_{m(n−1)}
+    standard errors, with the degrees of freedom of `expansion`.
+
+    Args:
+        points: (tasks, k) from all n ≥ 2 seeds.
+        without: (n, tasks, k) without each of them.
+
+    Returns:
+        Mean over tasks and half width, both (k,).
+    """
+    seeds, tasks = without.shape[:2]
+    variances = (seeds - 1) / seeds * ((without - without.mean(0)) ** 2).sum(0)
+    t = float(scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, tasks * (seeds - 1)))
+    return points.mean(0), t * np.sqrt(variances.sum(0)) / tasks
 
 
 def _all_aggregates(scores: Scores) -> Scores:
@@ -296,6 +349,31 @@ def permutation_test(a: Scores, b: Scores, repetitions: int = REPETITIONS) -> Pe
     smallest = (2 if runs == len(b) else 1) / count
     if is_exact:
         return Permutation(hits / count, smallest, True)
+    return Permutation((hits + 1) / (repetitions + 1), max(smallest, 1 / (repetitions + 1)), False)
+
+
+def sign_flip_test(contrasts: Scores, repetitions: int = REPETITIONS) -> Permutation:
+    """Test whether the mean of paired differences is zero, by giving each of them either sign.
+
+    Under the null hypothesis each contrast is as probable with the other sign, independently of the others. For the
+    difference of two runs of one seed this holds if it does not matter which of them had which level. All 2ᴺ signs are
+    tried up to N = 20; beyond that, `repetitions` are drawn, and the signs that were found count as one more of them.
+
+    p is at least 2 / 2ᴺ: 0.25, 0.062, 0.031 for N = 3, 5, 6.
+
+    Args:
+        contrasts: (…) float, N in all, e.g. (seeds, tasks).
+    """
+    values = np.asarray(contrasts, dtype=np.float64).ravel()
+    found = abs(values.sum()) - 1e-12  # equal sums, added in another order, differ in their last digits
+    smallest = 2.0 ** (1 - values.size)
+    if values.size <= _MOST_FLIPS:
+        sums = np.zeros(1)
+        for value in values:
+            sums = np.concatenate([sums + value, sums - value])
+        return Permutation(float((np.abs(sums) >= found).mean()), smallest, True)
+    signs = np.random.default_rng(_SEED).choice([-1.0, 1.0], size=(repetitions, values.size))
+    hits = int((np.abs(signs @ values) >= found).sum())
     return Permutation((hits + 1) / (repetitions + 1), max(smallest, 1 / (repetitions + 1)), False)
 
 

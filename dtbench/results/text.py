@@ -87,6 +87,25 @@ def p_text(test: Permutation) -> str:
     return p if test.can_separate else f"{p} (cannot be below {test.smallest_p:.3f})"
 
 
+def p_sentence(test: Permutation) -> str:
+    """Return `p_text` as part of a sentence.
+
+    >>> p_sentence(Permutation(0.0004, 0.0001, is_exact=False)), p_sentence(Permutation(0.4, 0.1, is_exact=True))
+    ('p < 0.001', 'p = 0.400 (cannot be below 0.100)')
+    """
+    text = p_text(test)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def signed_text(estimate: Estimate) -> str:
+    """Return a difference × 100 with its sign and interval.
+
+    >>> signed_text(Estimate(0.013, (-0.002, 0.028), coverage=0.95))
+    '+1.3 [-0.2, 2.8]'
+    """
+    return f"{'+' if estimate.value > 0 else ''}{estimate_text(estimate)}"
+
+
 def reason(result: Result) -> str:
     """Say why a run has no score, e.g. `failed: ValueError: the loss is NaN`."""
     error = result.error

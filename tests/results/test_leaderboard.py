@@ -347,7 +347,7 @@ def test_a_panel_has_eight_curves_at_most_and_a_legend_beside_it(tmp_path, monke
     panels = plots._panels(plots._curves(section))
     assert [len(panel) for panel in panels] == [6, 6, 6]
     drawn = []
-    monkeypatch.setattr(plots, "_save", lambda figure, file: (figure.canvas.draw(), drawn.append(figure)))
+    monkeypatch.setattr(plots, "save", lambda figure, file: (figure.canvas.draw(), drawn.append(figure)))
     plots.profile(section, tmp_path / "profile.svg")
     (figure,) = drawn
     assert section.title in figure.get_suptitle()
