@@ -109,16 +109,12 @@ def leaderboard(
 def _boards(file: Path, check: bool) -> None:
     from dtbench.results.boards import check_boards, write_boards
 
-    if not check:
-        for written in write_boards(file):
-            typer.echo(f"Wrote {written}")
-        return
-    states = check_boards(file)
     words = {True: "up to date", False: "out of date: run the command without --check", None: "not checked: no results"}
-    for state in states:
-        typer.echo(f"{state.file} is {words[state.is_current]}.")
-    if not states:
-        typer.echo(f"{file} lists no boards.")
+    states = check_boards(file) if check else []
+    lines = [f"{state.file} is {words[state.is_current]}." for state in states]
+    if not check:
+        lines = [f"Wrote {written}" for written in write_boards(file)]
+    typer.echo("\n".join(lines) or f"{file} lists no boards.")
     raise typer.Exit(1 if any(state.is_current is False for state in states) else 0)
 
 

@@ -169,35 +169,41 @@ def effects(design: Design, cells: Cells) -> list[Effect]:
 
     An effect whose tasks lack a cell is left out (`gaps` lists what is missing): nothing is averaged over gaps.
     """
+    scores = {scope: complete_scores(design, cells, tasks) for scope, tasks in design.scopes.items()}
+    across = " − ".join(reversed(list(design.task_levels or {})))
     found = []
     for names in design.effects:
-        if design.task_factor in names:
-            found += _across_levels(design, cells, [name for name in names if name != design.task_factor])
-            continue
-        for scope, tasks in design.scopes.items():
-            scores = complete_scores(design, cells, tasks)
-            if scores is not None:
-                units = np.einsum("cst,c->st", scores, design.signs(names))
-                found.append(_effect(_TIMES.join(names), scope, units))
+        scopes = {across: "all"} if design.task_factor in names else {scope: scope for scope in scores}
+        for shown, scope in scopes.items():
+            of_scope = scores[scope]
+            if of_scope is not None:
+                found.append(_effect(_TIMES.join(names), shown, units(design, names, of_scope)))
     return found
 
 
-def _across_levels(design: Design, cells: Cells, names: Sequence[str]) -> list[Effect]:
-    """Return the interaction of an effect with the task factor, if no cell is missing."""
-    assert design.task_levels is not None
-    scores = complete_scores(design, cells, design.tasks)
-    if scores is None:
-        return []
-    contrasts = dict(zip(design.tasks, np.einsum("cst,c->ts", scores, design.signs(names)), strict=True))
-    (first, before), (second, after) = (
-        (level, np.stack([contrasts[task] for task in tasks], axis=1)) for level, tasks in design.task_levels.items()
+def units(design: Design, names: Sequence[str], scores: Scores) -> Scores:
+    """Return the units of an effect, whose mean is the effect.
+
+    Args:
+        names: its factors; the task factor asks for the scores of all tasks.
+        scores: (cells, seeds, tasks) in the order of the design.
+
+    Returns:
+        (seeds, tasks), (seeds, pairs) or (seeds, 1).
+    """
+    contrasts = np.einsum("cst,c->st", scores, design.signs([name for name in names if name != design.task_factor]))
+    if design.task_factor not in names or design.task_levels is None:
+        return contrasts
+    first, second = (
+        contrasts[:, [design.tasks.index(task) for task in tasks]] for tasks in design.task_levels.values()
     )
-    pairs = after - before if before.shape == after.shape else (after.mean(1) - before.mean(1))[:, None]
-    return [_effect(_TIMES.join([*names, str(design.task_factor)]), f"{second} − {first}", pairs)]
+    if first.shape == second.shape:
+        return second - first
+    return (second.mean(1) - first.mean(1))[:, None]
 
 
 def _effect(name: str, scope: str, units: Scores) -> Effect:
-    """Return the mean of (seeds, tasks) contrasts, its interval and its test."""
+    """Return the mean of units, its interval and its test."""
     (estimate,) = stats.mean_estimates(units[None])
     return Effect(name, scope, len(units), estimate, stats.sign_flip_test(units))
 

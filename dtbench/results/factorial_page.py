@@ -177,11 +177,13 @@ def _effect_table(design: Design, cells: Scores, computed: Sequence[Effect]) -> 
         f"Differences of normalised scores × 100, each task weighing equally ({markdown_text(levels)}). An interaction "
         "is a difference of differences: by how much the effect of the first factor changes from the first to the "
         "second level of the others. In brackets: 95 % intervals over training seeds (stratified bootstrap, expanded "
-        f"for few seeds; [n/a] below {stats.FEWEST_SEEDS} seeds).",
+        f"for few seeds; [n/a] below {stats.FEWEST_SEEDS} seeds; one that held the true value in less than 90 % of "
+        "simulated cases says so).",
         "p is two-sided, from flipping signs: runs of one seed are paired across cells, and if there is no effect, the "
-        f"contrast of a seed and task is as likely with either sign. {pairing}It is uncorrected for the number of "
-        f"effects, which is {len(computed)} here; at p < {stats.SIGNIFICANCE:g}, about one in "
-        f"{1 / stats.SIGNIFICANCE:.0f} effects that are nil would be called one.",
+        f"contrast of a seed and task is as likely with either sign. {pairing}Where an effect differs between tasks, "
+        "the p of its mean is conservative: it can be large although the interval excludes 0. It is uncorrected for "
+        f"the number of effects, which is {len(computed)} here; of effects that are nil, about one in "
+        f"{1 / stats.SIGNIFICANCE:.0f} has p < {stats.SIGNIFICANCE:g}.",
         "Intervals and p speak of training seeds only: where a level is a set of pretrained weights, they do not say "
         "what another pretraining would give.",
         markdown_table(rows, ["effect", "tasks", "seeds", "difference × 100", "p"]),

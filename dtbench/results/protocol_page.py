@@ -104,7 +104,8 @@ def _score_table(section: Section, found: Mapping[str, Protocols]) -> list[str]:
         "below).",
         f"Means over {over} and all seeds × 100 (not IQMs: differences of means add up, and a budget deploys one "
         "policy per task); rows in the leaderboard's order. In brackets: 95 % intervals over training seeds; [n/a] "
-        f"below {stats.FEWEST_SEEDS} seeds, and where all runs agree. {_coverage(section, found)}",
+        f"below {stats.FEWEST_SEEDS} seeds, and where all runs agree; one that held the true value in less than 90 % "
+        f"of simulated cases says so. {_coverage(section, found)}".strip(),
         f"**Bold**: the highest of a column and all that are not separable from it: p ≥ {stats.SIGNIFICANCE:g} in a "
         "permutation test of the means over seeds, row by row, uncorrected for the number of rows. (d) has one value "
         "per model and task, and no such test.",

@@ -43,6 +43,8 @@ FEWEST_SEEDS = 3
 _MOST_ASSIGNMENTS = 100_000
 #: A sign flip test tries all signs of at most this many contrasts, a million.
 _MOST_FLIPS = 20
+#: Equal sums, added in another order, differ in their last digits, by less than this.
+_ROUNDING = 1e-12
 _CONFIDENCE = 0.95
 _SEED = 0
 #: A matrix is taken to be on the 0–100 scale if one score is implausible, or half of the scores are above five times
@@ -193,7 +195,7 @@ def _estimate(
 ) -> Estimate:
     """Return an estimate with its interval cut to the measure's bounds, or without one where it has no width."""
     low, high = interval
-    if low == high:
+    if high - low < _ROUNDING:
         return Estimate(float(value))
     lowest, highest = bounds or (-math.inf, math.inf)
     interval = (max(float(low), lowest), min(float(high), highest))
@@ -344,7 +346,7 @@ def permutation_test(a: Scores, b: Scores, repetitions: int = REPETITIONS) -> Pe
     shuffled = np.take_along_axis(np.concatenate([a, b])[None], orders, axis=1)
     statistics = np.abs(mean(shuffled[:, :runs]) - mean(shuffled[:, runs:]))
     found = float(np.abs(mean(a) - mean(b)))
-    hits = int((statistics >= found - 1e-12).sum())  # equal sums, added in another order, differ in their last digits
+    hits = int((statistics >= found - _ROUNDING).sum())
     # With equal numbers of runs, exchanging all of them gives the same statistic.
     smallest = (2 if runs == len(b) else 1) / count
     if is_exact:
@@ -365,7 +367,7 @@ def sign_flip_test(contrasts: Scores, repetitions: int = REPETITIONS) -> Permuta
         contrasts: (…) float, N in all, e.g. (seeds, tasks).
     """
     values = np.asarray(contrasts, dtype=np.float64).ravel()
-    found = abs(values.sum()) - 1e-12  # equal sums, added in another order, differ in their last digits
+    found = abs(values.sum()) - _ROUNDING
     smallest = 2.0 ** (1 - values.size)
     if values.size <= _MOST_FLIPS:
         sums = np.zeros(1)

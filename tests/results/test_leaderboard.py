@@ -29,7 +29,8 @@ render = leaderboard.render
 @pytest.fixture(autouse=True)
 def few_repetitions(monkeypatch):
     """Enough for tables that are only read by these tests."""
-    for measure in (stats.aggregate, stats.probability_of_improvement, stats.performance_profile):
+    measures = (stats.aggregate, stats.mean_estimates, stats.probability_of_improvement, stats.performance_profile)
+    for measure in measures:
         monkeypatch.setattr(measure, "__defaults__", (50,))
 
 

@@ -229,3 +229,74 @@ def test_reference_scores_are_d4rls():
         assert (task.reference.random, task.reference.expert) == expected[task.id.split("-")[0]]
         assert task.reference.table == "d4rl"
     assert ReferenceScores("x", 10, 20).normalize([10, 15, 30]).tolist() == [0, 0.5, 2]
+
+
+def test_several_means_are_resampled_together():
+    """Each has the interval that it has alone, and so has the difference of two of the same runs."""
+    other = np.random.default_rng(7).random(SCORES.shape)
+    found = stats.mean_estimates(np.stack([SCORES, other, SCORES - other]))
+    for matrix, estimate in zip((SCORES, other), found, strict=False):
+        alone = stats.aggregate(matrix)["mean"]
+        assert (estimate.value, *estimate.interval) == pytest.approx((alone.value, *alone.interval))
+        assert estimate.coverage == alone.coverage
+    assert found[2].value == pytest.approx(found[0].value - found[1].value)
+    (shifted,) = stats.mean_estimates((SCORES + 0.1 - SCORES)[None])
+    assert shifted == stats.Estimate(pytest.approx(0.1))  # no spread, apart from rounding
+    assert stats.mean_estimates(SCORES[None, :2]) == [stats.Estimate(pytest.approx(SCORES[:2].mean()))]
+    with pytest.raises(ResultError, match="NaN"):
+        stats.mean_estimates(np.full((1, 3, 2), np.nan))
+
+
+def test_the_jackknife_of_a_mean_is_students_interval():
+    """Without one of n runs, a mean differs so that the jackknife's variance is s²/n."""
+    scores = np.random.default_rng(8).random((5, 1))
+    without = np.array([np.delete(scores, run, 0).mean(0) for run in range(5)])[:, :, None]
+    value, half = stats.jackknife(scores.mean(0)[:, None], without)
+    interval = scipy.stats.t.interval(0.95, 4, scores.mean(), scores.std(ddof=1) / np.sqrt(5))
+    assert (value[0] - half[0], value[0] + half[0]) == pytest.approx(interval)
+
+
+def test_the_jackknife_adds_the_variances_of_tasks():
+    scores = np.random.default_rng(9).random((4, 3))
+    without = np.array([np.delete(scores, run, 0).mean(0) for run in range(4)])[:, :, None]
+    _, half = stats.jackknife(scores.mean(0)[:, None], without)
+    error = np.sqrt((scores.var(0, ddof=1) / 4).sum()) / 3
+    assert half[0] == pytest.approx(scipy.stats.t.ppf(0.975, 9) * error)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (5, 1), (3, 4), (5, 3)])
+def test_sign_flips_are_scipys_paired_permutation_test(shape):
+    values = np.random.default_rng(shape[0]).normal(0.3, 1, size=shape)
+    expected = scipy.stats.permutation_test(
+        (values.ravel(),),
+        lambda x: abs(x.mean()),
+        permutation_type="samples",
+        n_resamples=np.inf,
+        alternative="greater",
+    )
+    found = stats.sign_flip_test(values)
+    assert found == stats.Permutation(pytest.approx(expected.pvalue), 2 / 2**values.size, is_exact=True)
+
+
+def test_sign_flips_against_a_plain_loop_with_ties():
+    values = np.array([0.1, 0.2, -0.3, 0.2, 0.0])
+    sums = [abs(np.dot(signs, values)) for signs in itertools.product([1, -1], repeat=5)]
+    assert stats.sign_flip_test(values).p == pytest.approx(np.mean(np.array(sums) >= abs(values.sum()) - 1e-9))
+
+
+@pytest.mark.parametrize(("units", "smallest"), [(3, 0.25), (5, 0.0625), (6, 0.03125)])
+def test_contrasts_of_one_sign_have_the_smallest_p(units, smallest):
+    found = stats.sign_flip_test(-np.arange(1, units + 1))
+    assert found.p == found.smallest_p == smallest
+    assert stats.sign_flip_test(np.zeros(units)).p == 1
+
+
+def test_drawn_signs_come_near_the_exact_p_and_are_never_zero(monkeypatch):
+    values = np.random.default_rng(10).normal(0.3, 1, size=(5, 3))
+    exact = stats.sign_flip_test(values)
+    monkeypatch.setattr(stats, "_MOST_FLIPS", 3)
+    drawn = stats.sign_flip_test(values)
+    assert not drawn.is_exact
+    assert drawn.p == pytest.approx(exact.p, abs=4 * np.sqrt(0.25 / stats.REPETITIONS))  # four standard errors
+    assert stats.sign_flip_test(values) == drawn
+    assert stats.sign_flip_test(np.ones(30), repetitions=99) == stats.Permutation(0.01, 0.01, is_exact=False)
