@@ -69,7 +69,7 @@ def deployed_scores(
     for start in range(0, repetitions, _AT_ONCE):
         bandits = min(_AT_ONCE, repetitions - start)
         pulls = _drawn(arms, bandits, budgets[-1], rng)
-        orders = rng.permuted(np.broadcast_to(np.arange(len(arms)), (bandits, len(arms))), axis=1)
+        orders = rng.random((bandits, len(arms))).argsort(axis=1)
         for index, chosen in enumerate(choices):
             own = orders[chosen[orders]].reshape(bandits, -1)
             taken = play(np.take_along_axis(pulls, own[:, :, None], axis=1), budgets)
@@ -79,7 +79,9 @@ def deployed_scores(
 
 def _drawn(arms: Sequence[Sequence[float]], bandits: int, pulls: int, rng: np.random.Generator) -> Floats:
     """Return (bandits, arms, pulls) recorded scores: what each pull of each arm shows, if it is made."""
-    return np.stack([rng.choice(np.asarray(scores), size=(bandits, pulls)) for scores in arms], axis=1)
+    shares = rng.random((bandits, len(arms), pulls))
+    drawn = [np.asarray(scores)[(shares[:, arm] * len(scores)).astype(np.intp)] for arm, scores in enumerate(arms)]
+    return np.stack(drawn, axis=1)
 
 
 def play(pulls: Floats, budgets: Sequence[int]) -> NDArray[np.intp]:

@@ -53,6 +53,8 @@ from dtbench.results import stats
 
 #: How an effect's name joins its factors.
 _TIMES = " × "
+#: The scope of effects over all tasks.
+_ALL = "all"
 
 Scores = NDArray[np.float64]
 #: (model's label, task) → seed → mean normalised score.
@@ -86,6 +88,13 @@ class Design:
         """Check that each combination of levels has one cell."""
         if not self.factors:
             raise ConfigError("factors must name at least one.")
+        if self.task_factor in self.factors:
+            raise ConfigError(f"{self.task_factor!r} is a factor of the models and of the tasks; rename one.")
+        for scope, tasks in self.scopes.items():
+            if not tasks:
+                raise ConfigError(f"{'tasks' if scope == _ALL else scope} must name at least one task.")
+        if _ALL in (self.task_levels or {}):
+            raise ConfigError(f"a level of {self.task_factor!r} cannot be called {_ALL!r}, which stands for all tasks.")
         for name, (first, second) in self.factors.items():
             if first == second:
                 raise ConfigError(f"the factor {name!r} has the level {first!r} twice.")
@@ -126,7 +135,7 @@ class Design:
     @property
     def scopes(self) -> dict[str, tuple[str, ...]]:
         """Name → tasks, for all tasks and for each level of the task factor."""
-        return {"all": self.tasks, **(self.task_levels or {})}
+        return {_ALL: self.tasks, **(self.task_levels or {})}
 
     @property
     def effects(self) -> list[tuple[str, ...]]:
@@ -173,7 +182,7 @@ def effects(design: Design, cells: Cells) -> list[Effect]:
     across = " − ".join(reversed(list(design.task_levels or {})))
     found = []
     for names in design.effects:
-        scopes = {across: "all"} if design.task_factor in names else {scope: scope for scope in scores}
+        scopes = {across: _ALL} if design.task_factor in names else {scope: scope for scope in scores}
         for shown, scope in scopes.items():
             of_scope = scores[scope]
             if of_scope is not None:

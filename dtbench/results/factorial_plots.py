@@ -63,6 +63,7 @@ def interaction(design: Design, scores: Scores, names: Sequence[str], title: str
             axes.set_xlim(-0.3, len(levels[across]) - 0.7)
             axes.grid(alpha=0.3)
         figure.axes[0].set_ylabel("normalised score × 100")
+        figure.supxlabel("means over the other cells and the tasks; bars: 95 % intervals over seeds", fontsize=9)
         figure.axes[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), handlelength=3.5)
         figure.suptitle(plain(title))
         save(figure, file)

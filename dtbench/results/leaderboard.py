@@ -181,8 +181,8 @@ def _tracking_tables(section: Section) -> list[str]:
         "### Diagnostics: return asked for against return got (not ranked)",
         "Mean return over a run's episodes at each target, ± standard deviation over seeds. The correlation is "
         "Spearman's, of asked and got; the error is the mean of |got − asked|, as a share of the range of the targets. "
-        f"Both are computed per seed, over all targets of the row, and then averaged; below {FEWEST_TARGETS} targets "
-        "there are none. The score target counts as the others, though the data may hold no such return."
+        "Both are computed per seed and then averaged. They leave the score target out, because the data may hold no "
+        f"such return, unless fewer than {FEWEST_TARGETS} targets remain; below {FEWEST_TARGETS} in all there are none."
         + (f" Left out, because they act without a target: {', '.join(ignoring)}." if ignoring else ""),
         *tables,
     ]

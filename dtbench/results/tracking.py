@@ -25,6 +25,9 @@ class Tracking:
         returns: (seeds, targets) the mean returns got.
         correlations: (seeds,) Spearman's rank correlation of asked and got; None below three targets.
         errors: (seeds,) mean of |got − asked| over targets, as a share of the range of the targets; None likewise.
+
+    Both are over the targets beside the score target if these are at least three, because the data may hold no such
+    return; otherwise over all.
     """
 
     targets: list[float]
@@ -55,15 +58,18 @@ def track(results: Sequence[Result]) -> Tracking | None:
     targets = sorted(set.intersection(*map(set, by_run))) if by_run else []
     if len(targets) < 2:
         return None
-    asked = np.array(targets)
     got = np.array([[np.mean(episodes[target].returns) for target in targets] for episodes in by_run])
-    if len(targets) < FEWEST_TARGETS:
+    counted = [place for place, target in enumerate(targets) if target != results[0].task.score_target]
+    if len(counted) < FEWEST_TARGETS:
+        counted = list(range(len(targets)))
+    if len(counted) < FEWEST_TARGETS:
         return Tracking(targets, got)
+    asked, counted_got = np.array(targets)[counted], got[:, counted]
     return Tracking(
         targets,
         got,
-        np.array([rank_correlation(asked, returns) for returns in got]),
-        np.abs(got - asked).mean(1) / (asked[-1] - asked[0]),
+        np.array([rank_correlation(asked, returns) for returns in counted_got]),
+        np.abs(counted_got - asked).mean(1) / (asked[-1] - asked[0]),
     )
 
 

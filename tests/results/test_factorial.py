@@ -236,6 +236,10 @@ def test_seeds_that_never_meet_give_no_effect():
         ({"interactions": (("heads", "gates"),)}, "did you mean 'gate'"),
         ({"interactions": (("heads", "heads"),)}, "different factors"),
         ({"interactions": (("heads",),)}, "at least two"),
+        ({"tasks": ()}, "tasks must name at least one task"),
+        ({"task_factor": "gate", "task_levels": HORIZON}, "'gate' is a factor of the models and of the tasks"),
+        ({"task_factor": "horizon", "task_levels": {"short": SHORT, "long": ()}}, "long must name at least one task"),
+        ({"task_factor": "horizon", "task_levels": {"all": SHORT, "long": LONG}}, "cannot be called 'all'"),
     ],
 )
 def test_what_is_no_factorial_is_refused(change, message):
