@@ -135,7 +135,8 @@ class EvaluationConfig:
         episodes: episodes per target.
         every: also evaluate every so many steps of the training, as a diagnostic; 0 does not.
         all_targets: also ask for the task's further targets, as a diagnostic.
-        data_targets: also ask for so many returns, evenly spaced from the data's least to their greatest; 0 does not.
+        data_targets: also ask for so many returns, evenly spaced from the data's least to their greatest, where
+            the model acts on the return that it is asked for; 0 does not.
     """
 
     episodes: int = 100

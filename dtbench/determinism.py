@@ -24,9 +24,17 @@ def generator(seed: int, step: int, rank: int = 0, *stream: int) -> np.random.Ge
 
 
 def seed_torch(seed: int, step: int, rank: int = 0) -> None:
-    """Seed PyTorch's global generators, and with them dropout, for one step on one rank."""
-    word = _entropy(seed, step, rank).generate_state(1, np.uint64)[0]
-    torch.manual_seed(int(word >> np.uint64(1)))  # PyTorch takes 63 bits without a sign
+    """Seed PyTorch's global generators, and with them dropout, for one step on one rank.
+
+    `torch.manual_seed` would take milliseconds on a machine without a GPU: it notes the call, with a traceback, for
+    every kind of device that may be used later.
+    """
+    word = int(_entropy(seed, step, rank).generate_state(1, np.uint64)[0] >> np.uint64(1))  # PyTorch takes 63 bits
+    torch.default_generator.manual_seed(word)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(word)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(word)
 
 
 def _entropy(*numbers: int) -> np.random.SeedSequence:

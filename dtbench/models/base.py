@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import lightning
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanAbsoluteError
+from torchmetrics.functional import mean_absolute_error
 
 from dtbench.config import RunConfig, from_dict, require, require_one_of, require_positive
 from dtbench.determinism import seed_torch
@@ -56,7 +56,7 @@ class OfflineModule(lightning.LightningModule):
         self.save_hyperparameters({"config": config.to_dict(), "dims": dict(dims), "seed": seed})
         self.options = config.model
         self.optimizer_config = config.optimizer
-        self.context_length = config.training.context_length
+        self.context_length, self.log_every = config.training.context_length, config.training.log_every
         self.initial_weights = "random"
         self.seed, self.step = seed, 0
         self.recent_losses: Tensor  # part of the checkpoint, so that a resumed run ends with the same final loss
@@ -146,8 +146,9 @@ class OfflineModule(lightning.LightningModule):
         seed_torch(self.seed, batch_idx, self.global_rank)  # dropout
         loss, metrics = self.loss(batch)
         self.recent_losses[batch_idx % _RECENT] = loss.detach()
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log_dict({f"train/{name}": value for name, value in metrics.items()})
+        if (batch_idx + 1) % self.log_every == 0:  # Lightning takes milliseconds to note a value that it throws away
+            self.log("train/loss", loss.detach(), prog_bar=True)
+            self.log_dict({f"train/{name}": value for name, value in metrics.items()})
         return loss
 
     def frozen_parameters(self, step: int) -> Iterable[nn.Parameter]:
@@ -250,7 +251,6 @@ class SequencePolicy(OfflineModule):
     def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
         super().__init__(config, dims, seed)
         self.language = None
-        self.action_error = MeanAbsoluteError()
 
     def forward(self, window: Window, select: slice = STATE_TOKENS) -> Tensor:
         """Predict actions from the state tokens.
@@ -268,7 +268,7 @@ class SequencePolicy(OfflineModule):
     def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
         real = batch["padding_mask"]
         predicted, taken = self(batch)[real], batch["actions"][real]
-        error = self.action_error(predicted.detach().float(), taken)
+        error = mean_absolute_error(predicted.detach().float(), taken)
         return nn.functional.mse_loss(predicted, taken), {"action_mae": error}
 
     def activation_bytes(self, batch_size: int, numbers: Numbers) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torchmetrics import MeanAbsoluteError
+from torchmetrics.functional import mean_absolute_error
 
 from dtbench.config import RunConfig, require, require_one_of, require_positive
 from dtbench.models.base import OfflineModule, Window
@@ -75,7 +75,6 @@ class BehaviourCloning(OfflineModule):
             width = options.width
         layers.append(Float32Linear(width, dims["action_dim"]))
         self.network = nn.Sequential(*layers, *([nn.Tanh()] if options.tanh else []))
-        self.action_error = MeanAbsoluteError()
 
     @property
     def window_options(self) -> dict[str, Any]:
@@ -94,7 +93,7 @@ class BehaviourCloning(OfflineModule):
         else:
             real = batch["padding_mask"]
             predicted, taken = self(batch["observations"][real]), batch["actions"][real]
-        error = self.action_error(predicted.detach().float(), taken)
+        error = mean_absolute_error(predicted.detach().float(), taken)
         return nn.functional.mse_loss(predicted, taken), {"action_mae": error}
 
     def act(self, window: Window) -> Tensor:

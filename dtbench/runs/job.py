@@ -249,7 +249,7 @@ def _targets(plan: RunPlan, store: TrajectoryStore) -> list[float]:
     """Return the returns to ask for: the score target, and those that are diagnostics."""
     task, options = plan.task, plan.config.evaluation
     further = list(task.targets) if options.all_targets else []
-    if options.data_targets:
+    if options.data_targets and plan.model.conditions_on_return:
         returns = store.episode_returns
         further += [
             float(f"{target:.4g}") for target in np.linspace(returns.min(), returns.max(), options.data_targets)
