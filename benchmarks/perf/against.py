@@ -27,7 +27,11 @@ WHATS = ("dt", "gpt2_dt", "lamo", "gpt2_dtma", "dc", "cql", "evaluation")
 
 
 class Side:
-    """One version of dtbench that repeats one thing on request."""
+    """One version of dtbench that repeats one thing on request.
+
+    Attributes:
+        seconds: of each repetition so far.
+    """
 
     def __init__(self, tree: Path, what: str, precision: str, core: int) -> None:
         environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
@@ -47,6 +51,7 @@ class Side:
         self.seconds = []
 
     def repeat(self, times: int) -> None:
+        """Let it work, and wait for it."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{times}\n")
@@ -54,6 +59,7 @@ class Side:
         self.seconds += json.loads(self.process.stdout.readline())
 
     def close(self) -> None:
+        """End its process."""
         self.process.communicate()
 
 
@@ -76,11 +82,12 @@ def main() -> None:
 
 
 def compare(what: str, earlier: Path, precision: str, rounds: int) -> None:
+    """Print one line of the comparison."""
     core = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     sides = Side(earlier, what, FLOAT32, core), Side(ROOT, what, precision, core)
     for _ in range(rounds):
         for side in sides:
-            side.repeat(2)
+            side.repeat(1 if what == "evaluation" else 4)
     (before, least_before), (now, least_now) = ((statistics.median(s.seconds), min(s.seconds)) for s in sides)
     for side in sides:
         side.close()
@@ -91,6 +98,7 @@ def compare(what: str, earlier: Path, precision: str, rounds: int) -> None:
 
 
 def say(line: str) -> None:
+    """Print at once."""
     print(line, flush=True)  # noqa: T201
 
 

@@ -9,6 +9,7 @@ It reads a number of repetitions per line from its input and answers with their 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -16,8 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger
+
+from dtbench.data.datamodule import WindowLoader
 
 STEPS, LENGTH, OBSERVATION_DIM, ACTION_DIM = 100_000, 1000, 11, 3
 EPISODES, EVALUATION_STEPS = 10, 200
@@ -34,44 +40,57 @@ BATCHES = {"cql": 256}
 
 
 def main() -> None:
+    """Repeat what the command line names as often as each line of the input says."""
     what, precision = sys.argv[1:]
     torch.set_num_threads(1)
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         repeat = evaluation(precision) if what == "evaluation" else training(what, precision, Path(folder))
         for line in sys.stdin:
-            seconds = []
-            for _ in range(int(line)):
-                started = time.perf_counter()
-                repeat()
-                seconds.append(time.perf_counter() - started)
-            print(json.dumps(seconds), flush=True)  # noqa: T201
+            print(json.dumps(repeat(int(line))), flush=True)  # noqa: T201
 
 
-def training(name: str, precision: str, folder: Path) -> Callable[[], None]:
-    """Return a step as the Trainer does it: batch, seed, loss, backward, clip, update, schedule."""
+class Clock(Callback):
+    """Seconds of each step but the first."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.last: float | None = None
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        now = time.perf_counter()
+        if self.last is not None:
+            self.seconds.append(now - self.last)
+        self.last = now
+
+
+def training(name: str, precision: str, folder: Path) -> Callable[[int], list[float]]:
+    """Return what trains for some steps with Lightning's Trainer: batch, seed, loss, backward, clip, update, log."""
     model = build(name, PRESETS[name], {"observation_dim": OBSERVATION_DIM, "action_dim": ACTION_DIM}).train()
     windows = make_windows(folder, model)
-    wanted = model.configure_optimizers()
-    optimizer, schedule = wanted["optimizer"], wanted["lr_scheduler"]["scheduler"]
-    steps = iter(range(10**9))
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
-    def step() -> None:
-        model.step = number = next(steps)
-        batch = windows.gather(windows.draw(BATCHES.get(name, 64), seed=0, step=number))
-        torch.manual_seed(number)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-            loss = model.loss(batch)[0]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        model.configure_gradient_clipping(optimizer)
-        optimizer.step()
-        schedule.step()
+    def steps(count: int) -> list[float]:
+        clock = Clock()
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            precision=precision,  # type: ignore[arg-type]
+            callbacks=[clock],
+            logger=CSVLogger(folder),
+            log_every_n_steps=10,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(model, WindowLoader(windows, BATCHES.get(name, 64), count + 1, seed=0))
+        return clock.seconds
 
-    return step
+    return steps
 
 
-def evaluation(precision: str) -> Callable[[], None]:
+def evaluation(precision: str) -> Callable[[int], list[float]]:
+    """Return what evaluates some times."""
     from dtbench.evaluation import rollout
 
     model = build("dt", "paper", {"observation_dim": 17, "action_dim": 6}).eval()
@@ -79,7 +98,16 @@ def evaluation(precision: str) -> Callable[[], None]:
     mean, std = np.zeros(17, np.float32), np.ones(17, np.float32)
     protocol = protocol_class("HalfCheetah-v5", EVALUATION_STEPS, 1000.0, mean, std)
     options: dict[str, Any] = {} if precision == "32-true" else {"precision": precision}
-    return lambda: rollout.evaluate(model, protocol, 6000.0, EPISODES, **options)
+
+    def evaluate(count: int) -> list[float]:
+        seconds = []
+        for _ in range(count):
+            started = time.perf_counter()
+            rollout.evaluate(model, protocol, 6000.0, EPISODES, **options)
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    return evaluate
 
 
 def build(name: str, preset: str, dims: dict[str, int]) -> Any:
@@ -129,6 +157,7 @@ def make_windows(folder: Path, model: Any) -> Any:
 
 
 def keep_freed_memory() -> None:
+    """Do as a worker of the present version does."""
     try:
         from dtbench.hardware import keep_freed_memory as keep
     except ImportError:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from dtbench.analysis.markov_heads import analyze_layers, load_layers
+from dtbench.hardware import BFLOAT16, FLOAT32
+from dtbench.models.backbone.pretrain import PretrainSettings, new_model, save_backbone
+
+_PRECISIONS = {FLOAT32: "float32", BFLOAT16: "bfloat16 autocast"}
 
 
 def backbone_card(folder: Path) -> str:
     """Render `card.json` of a backbone's folder, and the figures of its heads, as markdown."""
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    content = analyze_layers(*load_layers(str(folder)))
+    content = _analyzed(folder)  # an absolute path, for a relative one may be the name of a backbone of this package
     settings: dict[str, Any] = card["settings"]
+    with tempfile.TemporaryDirectory() as untrained:
+        save_backbone(new_model(PretrainSettings(**settings)), Path(untrained))
+        before = _analyzed(Path(untrained))
     size = (
         f"{settings['layers']} layers, width {settings['width']}, {settings['heads']} heads, "
         f"{settings['vocabulary']:,} tokens, context {settings['context']}"
@@ -31,7 +39,7 @@ def backbone_card(folder: Path) -> str:
         f"{settings['context']}; AdamW, learning rate {settings['learning_rate']:g} with {settings['warmup_steps']} "
         f"warm-up steps and a cosine to a tenth, weight decay {settings['weight_decay']:g}, dropout "
         f"{settings['dropout']:g}, share of repeated stretches {settings['repeat_share']:g}, "
-        f"{_start(settings)}, seed {settings['seed']}.",
+        f"{_start(settings)}, seed {settings['seed']}, {_PRECISIONS[settings.get('precision', FLOAT32)]}.",
         "",
         "## Perplexity per token",
         "",
@@ -44,8 +52,16 @@ def backbone_card(folder: Path) -> str:
         f"{content['thresholds']['positive']:g} and {content['thresholds']['ratio']:g}.",
         "",
         _heads(content),
+        "",
+        "Before the training, with the same seed:",
+        "",
+        _heads(before),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _analyzed(folder: Path) -> dict[str, Any]:
+    return analyze_layers(*load_layers(str(folder.resolve())))
 
 
 def _start(settings: dict[str, Any]) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from dtbench.analysis.backbone_card import backbone_card
 from dtbench.analysis.markov_heads import LayerWeights, analyze_layers
 from dtbench.errors import ConfigError, DataError, SourceError
 from dtbench.models.backbone import pretrain as pretraining
+from dtbench.models.backbone import recipes
 from dtbench.models.backbone.load import SHIPPED, load_backbone
 from dtbench.models.backbone.markov_chain import entropy_perplexity, markov_batches, transition_matrix
 from dtbench.models.backbone.pretrain import (
@@ -21,6 +24,7 @@ from dtbench.models.backbone.pretrain import (
     new_model,
     perplexity,
     pretrain,
+    save_backbone,
     text_batches,
     unigram_perplexity,
 )
@@ -54,6 +58,18 @@ def test_text_backbone_learns_and_is_a_folder_for_us_and_for_transformers(tmp_pa
     expected = model.transformer(inputs_embeds=tokens, position_ids=first).last_hidden_state
     ours = backbone.build().eval()(tokens + model.transformer.wpe.weight[0], torch.ones(2, 12, dtype=torch.bool))
     assert (ours - expected).abs().max() < 1e-5  # float32, summed in another order
+
+
+def test_a_card_describes_its_folder_whatever_that_is_called(tmp_path, monkeypatch):
+    """A folder `bundled` in the working folder is not the backbone of that name in this package."""
+    settings = PretrainSettings(vocabulary=10, steps=1, symmetric_heads=1, symmetric_std=0.5, **SMALL)
+    save_backbone(new_model(replace(settings, seed=1)), tmp_path / "bundled")
+    recipes._write_card(tmp_path / "bundled", settings, {"kind": "text", "measured": {}})
+    monkeypatch.chdir(tmp_path)
+    after, before = backbone_card(Path("bundled")).partition("Before the training")[::2]
+    assert after.count("\n|       ") == before.count("\n|       ") == settings.layers
+    rows = [text.splitlines()[-1] for text in (after.rstrip(), before.rstrip())]
+    assert rows[0] != rows[1]
 
 
 def test_the_loss_in_parts_is_transformers_loss(monkeypatch):
