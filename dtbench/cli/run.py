@@ -41,6 +41,9 @@ def run(
     accelerator: Annotated[str | None, typer.Option(help="Lightning's accelerator: auto, cpu, gpu.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices per run; more than one means DDP.")] = None,
     precision: Annotated[str | None, typer.Option(help="Lightning's precision, e.g. 32-true or bf16-mixed.")] = None,
+    compile_: Annotated[
+        str | None, typer.Option("--compile", help="torch.compile of training: off, default, graphs (CUDA graphs).")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the planned runs with an estimate of their time, and stop.")
     ] = False,
@@ -57,7 +60,7 @@ def run(
 
     chosen, reason = default_preset() if preset is None else (preset, "asked for")
     err.print(f"dtbench {__version__}: preset {chosen} ({reason})", markup=False)
-    hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
+    hardware = {"accelerator": accelerator, "devices": devices, "precision": precision, "compile": compile_}
     flags = [f"hardware.{key}={value}" for key, value in hardware.items() if value is not None]
     request = RunRequest(
         suite=suite,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+import sys
+import sysconfig
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +26,7 @@ _USABLE = 0.9
 
 
 def check_hardware(plans: Sequence[RunPlan]) -> None:
-    """Let Lightning judge accelerator, devices, strategy and precision once per distinct choice.
+    """Let Lightning judge accelerator, devices, strategy and precision once per distinct choice, and check `compile`.
 
     Raises:
         ConfigError: Lightning does not know one of them, or this machine lacks it.
@@ -35,6 +39,38 @@ def check_hardware(plans: Sequence[RunPlan]) -> None:
         if plan.config.hardware not in checked:
             checked.append(plan.config.hardware)
             new_trainer(plan.config.hardware, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+            _check_compile(plan.config.hardware)
+
+
+def _check_compile(hardware: HardwareConfig) -> None:
+    """See that this machine can compile what `hardware.compile` asks for.
+
+    Raises:
+        ConfigError: CUDA graphs without CUDA, or no compiler.
+    """
+    if hardware.compile == "off":
+        return
+    if on_gpu(hardware):
+        if importlib.util.find_spec("triton") is None:
+            raise ConfigError("hardware.compile needs Triton on a GPU: pip install triton, or leave it off.")
+        return
+    if hardware.compile == "graphs":
+        raise ConfigError(
+            "hardware.compile=graphs records CUDA graphs, and these runs do not train on a CUDA GPU; "
+            "use hardware.compile=default, or leave it off."
+        )
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise ConfigError(
+            f"hardware.compile=default needs a C++ compiler for this processor, and {compiler} is not found; "
+            "install it, name another one in CXX, or leave hardware.compile off."
+        )
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.is_file():
+        raise ConfigError(
+            f"hardware.compile=default needs Python's headers, and there is no {header}; "
+            "install them (e.g. apt install python3-dev), or leave hardware.compile off."
+        )
 
 
 def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:

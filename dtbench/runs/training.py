@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from dtbench import atomic
-from dtbench.config import HardwareConfig, RunConfig
+from dtbench.config import COMPILE_MODES, HardwareConfig, RunConfig
 from dtbench.console import err
 from dtbench.data.datamodule import TrajectoryDataModule
 from dtbench.errors import ConfigError
@@ -114,6 +114,7 @@ def fit(
     finished = _finished_training(module, folder)
     if finished is not None:
         return finished
+    compile_training(module, config.hardware)
     stopwatch = Stopwatch()
     trainer = new_trainer(
         config.hardware,
@@ -152,6 +153,12 @@ def fit(
         folder.progress.unlink(missing_ok=True)
         folder.latest.unlink(missing_ok=True)
     return record
+
+
+def compile_training(module: OfflineModule, hardware: HardwareConfig) -> None:
+    """Compile the module's training steps as `hardware.compile` asks; its weights keep their names."""
+    if hardware.compile != "off" and not module.compile_training(mode=COMPILE_MODES[hardware.compile]):
+        err.print(f"{type(module).__name__} has nothing to compile: hardware.compile changes nothing", markup=False)
 
 
 def new_trainer(hardware: HardwareConfig, **options: Any) -> lightning.Trainer:

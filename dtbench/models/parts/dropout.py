@@ -27,7 +27,7 @@ class Dropout(nn.Dropout):
         if not self.training or self.p == 0 or input.device.type != "cpu":
             return super().forward(input)
         if torch.compiler.is_compiling() or _streams:
-            mask = keep_mask_like(input.detach(), self.p)
+            mask = keep_mask_like(input.detach(), self.p, torch.empty(0))
         else:
             mask = keep_mask(input.shape, self.p)
         return (input * mask.to(input.dtype)) * (1 / (1 - self.p))
@@ -46,20 +46,25 @@ def keep_mask(shape: torch.Size, p: float, seed: int | None = None) -> Tensor:
 
 
 @torch.library.custom_op("dtbench::keep_mask_like", mutates_args=())
-def keep_mask_like(x: Tensor, p: float) -> Tensor:
-    """Draw the mask of `x` (…) as `keep_mask` does; under `torch.vmap`, one of each run that is side by side."""
+def keep_mask_like(x: Tensor, p: float, call: Tensor) -> Tensor:
+    """Draw the mask of `x` (…) as `keep_mask` does; under `torch.vmap`, one of each run that is side by side.
+
+    Args:
+        x: what the mask is for; only its shape counts.
+        p: share to drop.
+        call: an empty tensor made for this call: the compiler computes two calls with equal arguments once.
+    """
     return keep_mask(x.shape, p)
 
 
 @keep_mask_like.register_fake
-def _(x: Tensor, p: float) -> Tensor:
+def _(x: Tensor, p: float, call: Tensor) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.uint8)
 
 
 @keep_mask_like.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], x: Tensor, p: float) -> tuple[Tensor, int]:
-    stacked, _ = in_dims
-    shape = x.shape if stacked is None else x.movedim(stacked, 0).shape[1:]
+def _(info: Any, in_dims: tuple[int | None, ...], x: Tensor, p: float, call: Tensor) -> tuple[Tensor, int]:
+    shape = x.shape if in_dims[0] is None else x.movedim(in_dims[0], 0).shape[1:]
     return torch.stack([keep_mask(shape, p, next(stream)) for stream in _streams]), 0
 
 
