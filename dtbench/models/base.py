@@ -113,8 +113,8 @@ class OfflineModule(lightning.LightningModule):
         """Whether several seeds of this model can be trained as one (`dtbench run --stack-seeds`).
 
         It promises that `torch.vmap` can take `loss`: no shape depends on values (no indexing by a mask), no random
-        numbers but those of `parts.dropout.Dropout`, no state that `loss` changes; and that `training_step`,
-        `configure_optimizers` and `configure_gradient_clipping` are those of this class.
+        numbers but those of `parts.dropout.Dropout`, no state that `loss` changes; and that the class leaves what
+        Lightning calls (`training_step`, `configure_optimizers`, `optimizer_step` …) as they are here.
         """
         return False
 

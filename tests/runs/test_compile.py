@@ -36,7 +36,7 @@ class Stop(Callback):
 
 
 def train(name: str, folder: Path, compile_: str, *callbacks: Callback) -> dict[int, float]:
-    """Train a model on the contract's small data from the folder's checkpoint on; return the losses of the last part."""
+    """Train a model on the contract's small data from the folder's checkpoint on; return its losses by step."""
     changes = (f"hardware.compile={compile_}", "training.log_every=1", "training.checkpoint_every=6")
     subject = testing.Subject.find(name, [*changes, f"training.steps={STEPS}", "hardware.accelerator=cpu"])
     module = subject.build()
