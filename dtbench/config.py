@@ -27,6 +27,8 @@ PRECISIONS = (
 )
 #: Lightning's short names of precisions, and the ones it uses itself.
 _SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
+#: What `hardware.compile` may be, and PyTorch's name of each mode.
+COMPILE_MODES = {"off": None, "default": "default", "graphs": "reduce-overhead"}
 #: Keys of the section `training` that do not change what a run computes, so that they are not hashed.
 NOT_HASHED = frozenset({"log_every", "checkpoint_every"})
 
@@ -154,7 +156,8 @@ class EvaluationConfig:
 class HardwareConfig:
     """Passed to Lightning's Trainer; only the precision is part of the configuration's hash.
 
-    `precision: auto` becomes `bf16-mixed` where the device has units for it, else `32-true` (`compose`).
+    `precision: auto` becomes `bf16-mixed` where the device has units for it, else `32-true` (`compose`). `compile` says
+    whether training steps are compiled: `off`, `default` (`torch.compile`), or `graphs` (with CUDA graphs, GPUs only).
     """
 
     accelerator: str = "auto"
@@ -162,12 +165,15 @@ class HardwareConfig:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "32-true"
+    compile: str = "off"
 
     def __post_init__(self) -> None:
         require_positive("hardware", self, "devices", "num_nodes")
         require_one_of("hardware.accelerator", self.accelerator, ACCELERATORS)
         require_one_of("hardware.precision", self.precision, PRECISIONS)
         self.precision = _SHORT_PRECISIONS.get(self.precision, self.precision)
+        self.compile = "off" if self.compile == "False" else self.compile  # YAML reads `off` as a bool
+        require_one_of("hardware.compile", self.compile, COMPILE_MODES)
 
 
 @dataclass

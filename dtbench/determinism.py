@@ -29,12 +29,18 @@ def seed_torch(seed: int, step: int, rank: int = 0) -> None:
     `torch.manual_seed` would take milliseconds on a machine without a GPU: it notes the call, with a traceback, for
     every kind of device that may be used later.
     """
-    word = int(_entropy(seed, step, rank).generate_state(1, np.uint64)[0] >> np.uint64(1))  # PyTorch takes 63 bits
+    word = torch_seed(seed, step, rank)
     torch.default_generator.manual_seed(word)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(word)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(word)
+
+
+def torch_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Return what PyTorch's global generators are seeded with for one step on one rank."""
+    word = _entropy(seed, step, rank).generate_state(1, np.uint64)[0]
+    return int(word >> np.uint64(1))  # PyTorch takes 63 bits without a sign
 
 
 def _entropy(*numbers: int) -> np.random.SeedSequence:

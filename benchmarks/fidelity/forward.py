@@ -93,7 +93,7 @@ def gpt2_dt(checkout: Path) -> dict[str, float]:
     embedded = ours.embedding.norm(ours.embedding.content(window)).flatten(1, 2)
     unit = nn.functional.normalize(embedded, dim=-1)
     expected = kmeans_cosine_max_loss(ours.centres, unit)
-    found["alignment loss"] = _distance(expected, ALIGNMENTS["reference"](embedded, ours.centres))
+    found["alignment loss"] = _distance(expected, -ALIGNMENTS["reference"](embedded, ours.centres).mean())
     steps = (1, 100, 2500, 5000, 9000)
     found["its schedule"] = max(abs(kmeans_anneal(step) - alignment_schedule(step, 5000)) for step in steps)
     return found

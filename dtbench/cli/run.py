@@ -41,6 +41,12 @@ def run(
     accelerator: Annotated[str | None, typer.Option(help="Lightning's accelerator: auto, cpu, gpu.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices per run; more than one means DDP.")] = None,
     precision: Annotated[str | None, typer.Option(help="Lightning's precision, e.g. 32-true or bf16-mixed.")] = None,
+    compile_: Annotated[
+        str | None, typer.Option("--compile", help="torch.compile of training: off, default, graphs (CUDA graphs).")
+    ] = None,
+    stack_seeds: Annotated[
+        bool, typer.Option("--stack-seeds", help="Train all seeds of a small model as one: faster on a GPU.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the planned runs with an estimate of their time, and stop.")
     ] = False,
@@ -57,7 +63,7 @@ def run(
 
     chosen, reason = default_preset() if preset is None else (preset, "asked for")
     err.print(f"dtbench {__version__}: preset {chosen} ({reason})", markup=False)
-    hardware = {"accelerator": accelerator, "devices": devices, "precision": precision}
+    hardware = {"accelerator": accelerator, "devices": devices, "precision": precision, "compile": compile_}
     flags = [f"hardware.{key}={value}" for key, value in hardware.items() if value is not None]
     request = RunRequest(
         suite=suite,
@@ -72,6 +78,7 @@ def run(
         existing=existing,
         jobs=jobs,
         launcher=launcher,
+        stack_seeds=stack_seeds,
     )
     plans = plan_runs(request)
     if dry_run:
@@ -91,25 +98,34 @@ def _print_plans(request: RunRequest, plans: list[RunPlan], as_json: bool) -> No
     from dtbench.runs.execute import default_jobs
     from dtbench.runs.live import duration
     from dtbench.runs.record import has_finished
+    from dtbench.runs.work import check_stackable, divide
 
-    jobs = request.jobs or default_jobs(plans)
+    if request.stack_seeds:
+        check_stackable(plans)
+    divided = divide(plans, request.stack_seeds)
+    plans = [plan for together in divided for plan in together]
+    stacks = [[plan.seed for plan in together] for together in divided for _ in together]
+    jobs = request.jobs or default_jobs(divided)
     finished = [has_finished(plan) for plan in plans]
     seconds = estimate_seconds(plans, request.output, jobs)
     if as_json:
-        echo_json([_as_row(*row) for row in zip(plans, finished, seconds, strict=True)])
+        echo_json([_as_row(*row) for row in zip(plans, finished, seconds, stacks, strict=True)])
         return
-    for plan, done, taken in zip(plans, finished, seconds, strict=True):
+    for plan, done, taken, stack in zip(plans, finished, seconds, stacks, strict=True):
         state = "finished" if done else "unknown time" if taken is None else f"about {duration(taken)}"
+        if len(stack) > 1:
+            state += f"; seeds {', '.join(map(str, stack))} are trained as one"
         typer.echo(f"{plan.label} · {plan.source} · {plan.preset} → {plan.result_path} ({state})")
     left = [taken for done, taken in zip(finished, seconds, strict=True) if not done]
     known = [taken for taken in left if taken is not None]
     unknown = f", {len(left) - len(known)} of unknown time" if len(known) < len(left) else ""
+    unknown += ", times of stacked seeds as if alone" if any(len(stack) > 1 for stack in stacks) else ""
     typer.echo(
         f"{len(left)} runs to do{unknown}, {jobs} side by side: about {duration(sum(known) / jobs)} and the data"
     )
 
 
-def _as_row(plan: RunPlan, finished: bool, seconds: float | None) -> dict[str, Any]:
+def _as_row(plan: RunPlan, finished: bool, seconds: float | None, stack: list[int]) -> dict[str, Any]:
     return {
         "model": plan.model.name,
         "task": plan.task.id,
@@ -120,6 +136,7 @@ def _as_row(plan: RunPlan, finished: bool, seconds: float | None) -> dict[str, A
         "changes": list(plan.changes),
         "result": str(plan.result_path),
         "finished": finished,
+        "stacked_seeds": stack if len(stack) > 1 else None,
         "estimated_seconds": None if seconds is None else round(seconds, 1),
     }
 

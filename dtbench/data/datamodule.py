@@ -28,6 +28,7 @@ class TrajectoryDataModule(lightning.LightningDataModule):
         seed: of the draws.
         held_out_share: share of the trajectories that are held out; only some steps draw from them, and no others do.
         is_held_out_step: whether a step draws from the held-out trajectories.
+        windows: over the same store with the same options, if they are open already.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class TrajectoryDataModule(lightning.LightningDataModule):
         seed: int,
         held_out_share: float = 0.0,
         is_held_out_step: Callable[[int], bool] = lambda step: False,
+        windows: Windows | None = None,
     ) -> None:
         super().__init__()
         self.path, self.options = Path(path), options
         self.batch_size, self.steps, self.seed = batch_size, steps, seed
         self.held_out_share, self.is_held_out_step = held_out_share, is_held_out_step
-        self._windows: Windows | None = None
+        self._windows = windows
 
     @property
     def windows(self) -> Windows:
@@ -112,5 +114,9 @@ class WindowLoader:
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Return the batch of step `step` for this rank (keys and shapes: `Windows.gather`)."""
+        return self.windows.gather(self.draw(step))  # of held-out windows, too: they share all arrays
+
+    def draw(self, step: int) -> Tensor:
+        """Draw the starts of the windows of step `step` for this rank: (B,) int64."""
         windows = self.held_out if self.held_out is not None and self.is_held_out_step(step) else self.windows
-        return windows.gather(windows.draw(self.batch_size, seed=self.seed, step=step, rank=self.rank))
+        return windows.draw(self.batch_size, seed=self.seed, step=step, rank=self.rank)

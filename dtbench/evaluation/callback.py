@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from dtbench.evaluation.rollout import EvaluationProtocol, evaluate
@@ -19,6 +20,9 @@ class EvaluationCallback(Callback):
 
     `history` holds (step, mean normalised score on the 0–1 scale) and travels in the checkpoint.
     """
+
+    #: Its name in the log.
+    name = "evaluation/normalized"
 
     def __init__(
         self,
@@ -42,20 +46,16 @@ class EvaluationCallback(Callback):
         if step % self.every or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, OfflineModule)
-        pl_module.eval()
-        done = evaluate(
-            pl_module,
-            self.protocol,
-            self.target,
-            self.episodes,
-            self.seed,
-            pl_module.device,
-            precision=self.precision,
-        )
-        pl_module.train()
+        pl_module.log(self.name, 100 * self.evaluate(pl_module, step, pl_module.device), rank_zero_only=True)
+
+    def evaluate(self, module: OfflineModule, step: int, device: torch.device) -> float:
+        """Evaluate the module as it is after `step` steps, keep its score and return it (0–1)."""
+        module.eval()
+        done = evaluate(module, self.protocol, self.target, self.episodes, self.seed, device, precision=self.precision)
+        module.train()
         score = float(np.mean(self.reference.normalize(done.returns)))
         self.history.append((step, score))
-        pl_module.log("evaluation/normalized", 100 * score, rank_zero_only=True)
+        return score
 
     @property
     def best(self) -> tuple[int, float] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -10,9 +10,8 @@ from typing import Any, ClassVar, Self
 import lightning
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional import mean_absolute_error
 
-from dtbench.config import RunConfig, from_dict, require, require_one_of, require_positive
+from dtbench.config import OptimizerConfig, RunConfig, from_dict, require, require_one_of, require_positive
 from dtbench.determinism import seed_torch
 from dtbench.errors import ConfigError
 from dtbench.hardware import on_gpu
@@ -21,7 +20,7 @@ from dtbench.models.parts.initial_weights import INITS, PUBLISHED, SMALL
 from dtbench.models.parts.language_loss import LanguageLoss
 from dtbench.models.parts.memory import Numbers, mlp_bytes, state_bytes, trunk_bytes
 from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_PER_STEP, TrajectoryEmbedding
-from dtbench.models.parts.trunk import ACTIVATIONS, TrunkConfig
+from dtbench.models.parts.trunk import ACTIVATIONS, Trunk, TrunkConfig
 
 Window = dict[str, Tensor]
 #: More blocks than any trunk has; building them would take minutes before the mistake is found.
@@ -110,6 +109,26 @@ class OfflineModule(lightning.LightningModule):
         return False
 
     @property
+    def stackable(self) -> bool:
+        """Whether several seeds of this model can be trained as one (`dtbench run --stack-seeds`).
+
+        It promises that `torch.vmap` can take `loss`: no shape depends on values (no indexing by a mask), no random
+        numbers but those of `parts.dropout.Dropout`, no state that `loss` changes; and that the class leaves what
+        Lightning calls (`training_step`, `configure_optimizers`, `optimizer_step` …) as they are here.
+        """
+        return False
+
+    def compile_training(self, **options: Any) -> bool:
+        """Compile what a training step computes most of, with `torch.compile(…, **options)`.
+
+        Evaluation is not compiled: its shapes are others.
+
+        Returns:
+            Whether the model has such a part; by default it has none.
+        """
+        return False
+
+    @property
     def final_loss(self) -> float:
         """Mean loss of the last (at most) 100 steps; NaN before the first."""
         return float(self.recent_losses.nanmean())
@@ -161,19 +180,7 @@ class OfflineModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with a linear warm-up of the learning rate."""
-        options = self.optimizer_config
-        optimizer = torch.optim.AdamW(
-            self.parameter_groups(),
-            lr=options.learning_rate,
-            betas=options.betas,
-            eps=options.eps,
-            weight_decay=options.weight_decay,
-            fused=True,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / max(1, options.warmup_steps))
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adamw(self.parameter_groups(), self.optimizer_config)
 
     def configure_gradient_clipping(
         self,
@@ -186,6 +193,32 @@ class OfflineModule(lightning.LightningModule):
             nn.utils.clip_grad_norm_(self.parameters(), self.optimizer_config.gradient_clip)
         for parameter in self.frozen_parameters(self.step):
             parameter.grad = None
+
+
+def adamw(groups: Sequence[dict[str, Any]], options: OptimizerConfig) -> dict[str, Any]:
+    """Return AdamW over parameter groups and the linear warm-up of its rates, as Lightning takes them."""
+    optimizer = torch.optim.AdamW(
+        list(groups),
+        lr=options.learning_rate,
+        betas=options.betas,
+        eps=options.eps,
+        weight_decay=options.weight_decay,
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / max(1, options.warmup_steps))
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def mean_over_real(values: Tensor, padding_mask: Tensor) -> Tensor:
+    """Average over the real steps: (B, K, …), and (B, K) bool with True = real → scalar.
+
+    Unlike in `values[padding_mask].mean()` no shape depends on the mask: a GPU need not wait for it, and `torch.vmap`
+    and `torch.compile` can take it.
+    """
+    real = padding_mask.reshape(*padding_mask.shape, *[1] * (values.dim() - padding_mask.dim()))
+    return torch.where(real, values, 0.0).mean() * (padding_mask.numel() / padding_mask.sum())
 
 
 @dataclass
@@ -265,11 +298,23 @@ class SequencePolicy(OfflineModule):
         tokens, token_mask = self.embedding(window)
         return self.head(self.trunk(tokens, token_mask, select))
 
+    def predict(self, batch: Window) -> Tensor:
+        """Call `forward` for the loss: (B, K, action_dim); `compile_training` puts compiled code in its place."""
+        return self(batch)
+
+    def compile_training(self, **options: Any) -> bool:
+        """Compile `forward`, as far as `loss` calls it. Losses that change over the steps stay outside."""
+        compiled: Any = torch.compile(self.forward, dynamic=False, **options)
+        self.predict = compiled  # type: ignore[method-assign]
+        return True
+
+    @property
+    def stackable(self) -> bool:
+        return self.language is None and isinstance(self.trunk, Trunk)  # the language loss draws texts
+
     def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
-        real = batch["padding_mask"]
-        predicted, taken = self(batch)[real], batch["actions"][real]
-        error = mean_absolute_error(predicted.detach().float(), taken)
-        return nn.functional.mse_loss(predicted, taken), {"action_mae": error}
+        error, real = self.predict(batch) - batch["actions"], batch["padding_mask"]
+        return mean_over_real(error.square(), real), {"action_mae": mean_over_real(error.detach().abs(), real)}
 
     def activation_bytes(self, batch_size: int, numbers: Numbers) -> int:
         """Estimate what the trunk, its embeddings and the language loss keep for the backward pass."""

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torchmetrics.functional import mean_absolute_error
 
 from dtbench.config import RunConfig, require, require_one_of, require_positive
-from dtbench.models.base import OfflineModule, Window
+from dtbench.models.base import OfflineModule, Window, mean_over_real
 from dtbench.models.parts.dropout import Dropout
 from dtbench.models.parts.heads import Float32Linear
 from dtbench.models.parts.memory import Numbers, mlp_bytes
@@ -88,13 +87,16 @@ class BehaviourCloning(OfflineModule):
         return self.network(states)
 
     def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
+        actions, real = batch["actions"], batch["padding_mask"]
         if self.sees_window:
-            predicted, taken = self(_joined(batch)), batch["actions"][:, -1].contiguous()
+            error, real = self(_joined(batch)) - actions[:, -1], real[:, -1]
         else:
-            real = batch["padding_mask"]
-            predicted, taken = self(batch["observations"][real]), batch["actions"][real]
-        error = mean_absolute_error(predicted.detach().float(), taken)
-        return nn.functional.mse_loss(predicted, taken), {"action_mae": error}
+            error = self(batch["observations"]) - actions
+        return mean_over_real(error.square(), real), {"action_mae": mean_over_real(error.detach().abs(), real)}
+
+    @property
+    def stackable(self) -> bool:
+        return True
 
     def act(self, window: Window) -> Tensor:
         return self(_joined(window) if self.sees_window else window["observations"][:, -1]).float()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dtbench.config import RunConfig, require_not_negative, require_one_of, require_positive
 from dtbench.errors import ConfigError
 from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
-from dtbench.models.base import SequencePolicy, Window
+from dtbench.models.base import SequencePolicy, Window, mean_over_real
 from dtbench.models.parts.heads import ActionHead, SharedHead
 from dtbench.models.parts.initial_weights import SMALL, shrink
 from dtbench.models.parts.mixers import Attention
@@ -105,8 +105,9 @@ class Gpt2Dt(SequencePolicy):
         fading = alignment_schedule(self.step + 1, self.options.alignment_steps)  # the reference counts from 1
         weight = self.options.alignment_weight * fading
         if self.centres is not None and weight > 0:
-            embedded = self.embedding.norm(self.embedding.content(batch))[batch["padding_mask"]]
-            aligned = ALIGNMENTS[self.options.alignment](embedded, self.centres)
+            embedded = self.embedding.norm(self.embedding.content(batch))
+            alignment = ALIGNMENTS[self.options.alignment](embedded, self.centres)
+            aligned = -mean_over_real(alignment, batch["padding_mask"])
             loss = loss + weight * aligned
             metrics["alignment_loss"] = aligned.detach()
         return loss, metrics
@@ -130,18 +131,18 @@ def alignment_schedule(step: int, steps: int) -> float:
 
 
 def cosine_alignment(embedded: Tensor, centres: Tensor) -> Tensor:
-    """−mean over tokens of the largest cosine to a centre: (N, 3, d) and (C, d) → scalar."""
-    return -(nn.functional.normalize(embedded, dim=-1) @ centres.T).amax(dim=-1).mean()
+    """Largest cosine of each token to a centre: (…, d) and (C, d) → (…)."""
+    return (nn.functional.normalize(embedded, dim=-1) @ centres.T).amax(dim=-1)
 
 
 def reference_alignment(embedded: Tensor, centres: Tensor) -> Tensor:
-    """−mean over tokens and features j of the maximum over centres of e_j · c_j, as in the reference's code.
+    """Mean over features j of the maximum over centres of e_j · c_j, as in the reference's code: (…, d), (C, d) → (…).
 
     Its einsum 'iaj,bj->iabj' keeps the feature axis. The largest product is e_j times the largest c_j where e_j is
     positive, and times the smallest elsewhere.
     """
     unit = nn.functional.normalize(embedded, dim=-1)
-    return -torch.where(unit > 0, unit * centres.amax(dim=0), unit * centres.amin(dim=0)).mean()
+    return torch.where(unit > 0, unit * centres.amax(dim=0), unit * centres.amin(dim=0)).mean(dim=-1)
 
 
 def word_centres(words: Tensor, count: int) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,11 +101,11 @@ class Gpt2Dtma(SequencePolicy):
         return self.gated_attention.gate
 
     def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
-        with _outputs(self.gate) as outputs:
-            loss, metrics = super().loss(batch)
-        for gates in outputs:
-            sizes = _gate_sizes(gates, batch["padding_mask"])
-            metrics |= {f"gate_{head}": size for head, size in enumerate(sizes)}
+        loss, metrics = super().loss(batch)
+        weights, self.gated_attention.last_weights = self.gated_attention.last_weights, None
+        if weights is not None:
+            sizes = _gate_sizes(weights, batch["padding_mask"])
+            metrics |= {f"gate_{head}": size for head, size in enumerate(sizes.unbind())}
         if self.language is not None:
             language = self.language(self.trunk, self.seed, self.step, self.global_rank)
             loss = loss + self.options.language_weight * language
@@ -146,21 +145,7 @@ class Gpt2Dtma(SequencePolicy):
         return self.held_out_share > 0 and self.is_gate_step(step)
 
 
-@contextmanager
-def _outputs(module: nn.Module | None) -> Iterator[list[Tensor]]:
-    """Yield a list that gets the module's output, detached, whenever it is called inside the block."""
-    outputs: list[Tensor] = []
-    if module is None:
-        yield outputs
-        return
-    hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.detach()))
-    try:
-        yield outputs
-    finally:
-        hook.remove()
-
-
-def _gate_sizes(gates: Tensor, padding_mask: Tensor) -> Tensor:
-    """Average |gate| over the real tokens: (B, T, heads) for T tokens of K steps, and (B, K) bool → (heads,)."""
-    real = padding_mask.repeat_interleave(gates.shape[1] // padding_mask.shape[1], dim=1)
-    return gates[real].abs().mean(dim=0)
+def _gate_sizes(weights: Tensor, padding_mask: Tensor) -> Tensor:
+    """Average |gate| over the real tokens: (B, heads, T) for T tokens of K steps, and (B, K) bool → (heads,)."""
+    real = padding_mask.repeat_interleave(weights.shape[-1] // padding_mask.shape[1], dim=1)
+    return (weights.abs() * real[:, None]).sum(dim=(0, 2)) / real.sum()

@@ -171,6 +171,8 @@ class TrainingRecord:
         world_size: processes that trained together.
         final_loss: the last training loss; None if none was logged.
         checkpoint_sha256: checksum of the file with the trained weights; None if it was not recorded.
+        stacked_seeds: the seeds that were trained as one with this run, its own among them; time and speed are then
+            those of all together. None if it was trained alone.
     """
 
     steps: Positive
@@ -181,6 +183,7 @@ class TrainingRecord:
     world_size: Positive
     final_loss: AnyFloat | None
     checkpoint_sha256: str | None = None
+    stacked_seeds: list[Natural] | None = None
 
 
 @dataclass(frozen=True)
@@ -346,6 +349,8 @@ class Result:
             del content["error"]
         if self.scores is not None and self.scores.during_training is None:
             del content["scores"]["during_training"]
+        if self.training is not None and self.training.stacked_seeds is None:
+            del content["training"]["stacked_seeds"]
         return content
 
     @classmethod

@@ -56,8 +56,10 @@ def _measured(output: Path) -> dict[tuple[str, str, str], float]:
 
 
 def _wall_seconds(result: Result) -> float:
+    """Return the seconds that a run took; of seeds that were trained as one, the run's share."""
     began, ended = (datetime.fromisoformat(text) for text in (result.provenance.started, result.provenance.finished))
-    return max((ended - began).total_seconds(), result.measured.training.wall_s)
+    training = result.measured.training
+    return max((ended - began).total_seconds(), training.wall_s) / len(training.stacked_seeds or [result.seed])
 
 
 def _time(plan: RunPlan) -> float:

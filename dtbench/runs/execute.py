@@ -18,6 +18,7 @@ from dtbench.results.schema import DONE, Result
 from dtbench.runs.folder import Busy
 from dtbench.runs.plan import LAUNCHERS, RunPlan, RunRequest, plan_runs
 from dtbench.runs.preflight import check_hardware, check_models
+from dtbench.runs.work import Work, check_stackable, divide, numbered
 from dtbench.suites.suites import Suite
 
 #: More processes than this wait for memory rather than for cores.
@@ -80,36 +81,44 @@ def execute(request: RunRequest, plans: Sequence[RunPlan]) -> RunSummary:
     if skipped:
         err.print(f"{skipped} of {len(plans)} runs are finished already and are skipped.")
     check_hardware(todo)
+    if request.stack_seeds:
+        check_stackable(todo)
     prepare_models(todo)
     prepare_data(todo)
-    jobs = request.jobs or default_jobs(plans)
-    jobs = check_models(todo, jobs, asked_for=request.jobs is not None)
+    divided = divide(plans if todo else [], request.stack_seeds)
+    jobs = request.jobs or default_jobs(divided)
+    works = numbered(_only(divided, todo))
+    jobs = check_models(works, jobs, asked_for=request.jobs is not None)
     if request.launcher == "local" and jobs == 1 and not any(_is_worth_a_process(plan) for plan in todo):
-        statuses = _one_by_one(todo)
+        statuses = _one_by_one(works)
     else:
-        statuses = importlib.import_module(LAUNCHERS[request.launcher]).run_all(todo, jobs)
+        statuses = importlib.import_module(LAUNCHERS[request.launcher]).run_all(works, jobs)
     failed = sum(status != DONE for status in statuses)
     results = read_results(plans)
     verdicts = check(plans[0].suite, results) if plans and plans[0].suite.expected else []
     return RunSummary(results, len(todo) - failed, skipped, failed, verdicts)
 
 
-def _one_by_one(plans: Sequence[RunPlan]) -> list[str]:
-    """Do short runs in this process; those that another command is working on are waited for at the end."""
-    from dtbench.runs.job import run_one
+def _only(divided: Sequence[Sequence[RunPlan]], todo: Sequence[RunPlan]) -> list[list[RunPlan]]:
+    """Return what is left of the processes' runs when only those in `todo` are done."""
+    wanted = {id(plan) for plan in todo}
+    left = ([plan for plan in plans if id(plan) in wanted] for plans in divided)
+    return [plans for plans in left if plans]
 
-    statuses: dict[int, str] = {}
-    busy = []
-    for index, plan in enumerate(plans):
+
+def _one_by_one(works: Sequence[Work]) -> list[str]:
+    """Do short runs in this process; those that another command is working on are waited for at the end."""
+    statuses, busy = list[str](), list[Work]()
+    for work in works:
         try:
-            statuses[index] = run_one(plan, f"{index + 1}/{len(plans)}")
+            statuses += work.do()
         except Busy:
-            busy.append(index)
+            busy.append(work)
     if busy:
         from dtbench.runs.launchers.local import run_all
 
-        statuses |= dict(zip(busy, run_all([plans[index] for index in busy], 1), strict=True))
-    return [statuses[index] for index in range(len(plans))]
+        statuses += run_all(busy, 1)
+    return statuses
 
 
 def _is_worth_a_process(plan: RunPlan) -> bool:
@@ -117,22 +126,26 @@ def _is_worth_a_process(plan: RunPlan) -> bool:
     return plan.config.training.steps >= _WORTH_A_PROCESS or plan.config.hardware.devices > 1
 
 
-def default_jobs(plans: Sequence[RunPlan]) -> int:
-    """Return how many runs go side by side: one on a GPU or if all are short; else one per core, up to eight.
+def default_jobs(divided: Sequence[Sequence[RunPlan]]) -> int:
+    """Return how many processes go side by side: one on a GPU or if all are short; else one per core, up to eight.
 
     These networks are small: two runs of one thread each are faster than two runs of two threads one after the other.
     All planned runs count, finished ones too, so that the same command gives a resumed run the same number of threads:
     the last bits depend on it.
+
+    Args:
+        divided: the runs of each process.
     """
     import torch
 
+    plans = [plan for together in divided for plan in together]
     if not any(_is_worth_a_process(plan) for plan in plans):
         return 1
     wanted = {plan.config.hardware.accelerator for plan in plans}
     on_gpu = torch.cuda.is_available() and wanted & {"auto", "gpu", "cuda"}
     if on_gpu or any(plan.config.hardware.devices > 1 for plan in plans):
         return 1
-    return max(1, min(len(plans), os.cpu_count() or 1, _MOST_JOBS))
+    return max(1, min(len(divided), os.cpu_count() or 1, _MOST_JOBS))
 
 
 def read_results(plans: Sequence[RunPlan]) -> list[Result]:

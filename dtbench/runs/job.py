@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,17 @@ from dtbench.data.sources import open_store
 from dtbench.environments.make import canonical_id
 from dtbench.errors import ConfigError
 from dtbench.results.files import write_result
-from dtbench.results.schema import DONE, FAILED, EpisodeScores, ErrorRecord, EvaluationRecord, Result, Scores
+from dtbench.results.schema import (
+    DONE,
+    FAILED,
+    EpisodeScores,
+    ErrorRecord,
+    EvaluationRecord,
+    Result,
+    Scores,
+    TaskRecord,
+    TrainingRecord,
+)
 from dtbench.runs.folder import RunFolder, set_aside
 from dtbench.runs.plan import RunPlan
 from dtbench.runs.record import RunRecord, begin, describe_outcome, has_finished
@@ -29,8 +40,14 @@ if TYPE_CHECKING:
 
     from dtbench.data.datamodule import TrajectoryDataModule
     from dtbench.data.store import TrajectoryStore
+    from dtbench.data.windows import Windows
+    from dtbench.evaluation.callback import EvaluationCallback
     from dtbench.evaluation.rollout import EvaluationProtocol
     from dtbench.models.base import OfflineModule
+
+
+#: How a run may end without a result of its own. Lightning turns KeyboardInterrupt into SystemExit.
+_ENDINGS = (Stopped, KeyboardInterrupt, SystemExit, Exception)
 
 
 def run_one(plan: RunPlan, number: str = "1/1") -> str:
@@ -43,14 +60,32 @@ def run_one(plan: RunPlan, number: str = "1/1") -> str:
         Busy: another process is working on this run.
         Stopped, KeyboardInterrupt: after the run was recorded as interrupted.
     """
+    return run_seeds([plan], [number])[0]
+
+
+def run_seeds(plans: Sequence[RunPlan], numbers: Sequence[str]) -> list[str]:
+    """Do runs that differ in their seeds only, trained as one, and write a result for each; return their statuses.
+
+    Their evaluations follow one after the other, and a failing one harms no other.
+
+    Args:
+        plans: the runs; for one alone this is `run_one`.
+        numbers: of each, for messages.
+
+    Raises:
+        Busy: another process is working on one of them.
+        Stopped, KeyboardInterrupt: after all that had not ended were recorded as interrupted.
+    """
     if not _is_first_rank():  # the others train with it and have nothing to record
-        _train_and_evaluate(plan, number, begin(plan))
-        return DONE
-    with plan.folder.lock():
-        if has_finished(plan):  # by another command, while this one waited
-            return DONE
-        _remove_half_written(plan)
-        return _run_locked(plan, number)
+        _train([_open(plan, number, begin(plan)) for plan, number in zip(plans, numbers, strict=True)])
+        return [DONE] * len(plans)
+    with ExitStack() as locks:
+        for plan in plans:
+            locks.enter_context(plan.folder.lock())
+        left = {index: begin(plan) for index, plan in enumerate(plans) if not has_finished(plan)}
+        for index in left:
+            _remove_half_written(plans[index])
+        return _run_locked(plans, numbers, left) if left else [DONE] * len(plans)
 
 
 def _remove_half_written(plan: RunPlan) -> None:
@@ -60,43 +95,96 @@ def _remove_half_written(plan: RunPlan) -> None:
         file.unlink(missing_ok=True)
 
 
-def _run_locked(plan: RunPlan, number: str) -> str:
+def _run_locked(plans: Sequence[RunPlan], numbers: Sequence[str], left: dict[int, Result]) -> list[str]:
+    """Do the runs that are `left` (by their place); those that another command finished before are done."""
     quieten_libraries()
-    result = begin(plan)
+    statuses = [DONE] * len(plans)
+
+    def end(index: int, result: Result) -> None:
+        write_result(plans[index].result_path, result)
+        style = "red" if result.status == FAILED else None
+        err.print(describe_outcome(plans[index], numbers[index]), markup=False, style=style)
+        statuses[index] = result.status
+        del left[index]
+
+    def failure(stop: BaseException) -> ErrorRecord:
+        return _failure(stop, [(plans[index], result) for index, result in left.items()])
+
     try:
-        result = _train_and_evaluate(plan, number, result)
-    except (Stopped, KeyboardInterrupt, SystemExit) as stop:  # Lightning turns KeyboardInterrupt into SystemExit
-        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
-            result = result.failed(ErrorRecord.from_exception(stop))
-        else:
-            write_result(plan.result_path, result.interrupted())
-            if isinstance(stop, Stopped):
-                raise
-            raise KeyboardInterrupt from None
-    except Exception as failure:  # noqa: BLE001 - whatever a model raises must not stop the other runs
-        if stopped_by() is not None:  # the signal came amid a library's clean-up, which then failed
-            write_result(plan.result_path, result.interrupted())
-            raise_if_stopped()
-        result = result.failed(ErrorRecord.from_exception(failure))
-    write_result(plan.result_path, result)
-    err.print(describe_outcome(plan, number), markup=False, style="red" if result.status == FAILED else None)
-    return result.status
+        runs: dict[int, _Run] = {}
+        for index, result in left.items():
+            first = next(iter(runs.values()), None)
+            runs[index] = _open(plans[index], numbers[index], result, None if first is None else first.data.windows)
+        trained = _train(list(runs.values()))
+    except _ENDINGS as stop:
+        error = failure(stop)
+        for index in list(left):
+            end(index, left[index].failed(error))
+        return statuses
+    for (index, run), training in zip(runs.items(), trained, strict=True):
+        try:
+            result = _result(run, training, left[index])
+        except _ENDINGS as stop:
+            result = left[index].failed(failure(stop))
+        end(index, result)
+    return statuses
+
+
+def _failure(stop: BaseException, left: Sequence[tuple[RunPlan, Result]]) -> ErrorRecord:
+    """Return what a failure is recorded as; an interruption is recorded for all that are left, and raised again."""
+    is_exit = isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt)
+    # A signal may also come amid a library's clean-up, which then fails.
+    if is_exit or (isinstance(stop, Exception) and stopped_by() is None):
+        return ErrorRecord.from_exception(stop)
+    for plan, result in left:
+        write_result(plan.result_path, result.interrupted())
+    if isinstance(stop, Stopped):
+        raise stop
+    raise_if_stopped()
+    raise KeyboardInterrupt from None
 
 
 def _is_first_rank() -> bool:
     return int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0
 
 
-def _train_and_evaluate(plan: RunPlan, number: str, result: Result) -> Result:
-    """Train from the last checkpoint on, evaluate the last weights, and return the result with what was measured."""
+@dataclass(frozen=True)
+class _Run:
+    """A run whose data and model are open.
+
+    Attributes:
+        number: for messages.
+        task: the plan's task with what is known once the data are open.
+        targets: the returns to ask for.
+        watch: evaluates the model during training, if that is wanted.
+    """
+
+    plan: RunPlan
+    number: str
+    task: TaskRecord
+    module: OfflineModule
+    data: TrajectoryDataModule
+    protocol: EvaluationProtocol
+    targets: list[float]
+    watch: EvaluationCallback | None
+
+
+def _open(plan: RunPlan, number: str, result: Result, windows: Windows | None = None) -> _Run:
+    """Open the run's data, build its model, and describe it in its folder.
+
+    Args:
+        plan: the run.
+        number: for messages.
+        result: its record so far.
+        windows: those of a run that differs in its seed only, if there is one.
+    """
     from dtbench.evaluation.callback import EvaluationCallback
-    from dtbench.runs.training import fit
 
     task, config = plan.task, plan.config
     store = open_store(plan.source, task.sources[plan.source], config.data.steps)
     dims = model_dims(task, store)
     module = plan.model.load()(config, dims, plan.seed)
-    data = _data_module(plan, store, module)
+    data = _data_module(plan, store, module, windows)
     protocol = _evaluation_protocol(plan, store, data)
     reference = _reference(task, store)
     described = replace(
@@ -119,44 +207,56 @@ def _train_and_evaluate(plan: RunPlan, number: str, result: Result) -> Result:
             protocol=protocol.to_dict(),
         )
         _prepare_folder(plan.folder, record)
-    watch = []
+    watch = None
     if config.evaluation.every:
-        watch = [
-            EvaluationCallback(
-                protocol,
-                reference,
-                task.score_target,
-                every=config.evaluation.every,
-                episodes=config.evaluation.episodes,
-                seed=plan.seed,
-                precision=config.hardware.precision,
-            )
-        ]
-    training = fit(module, data, config, plan.folder, [*watch])
-    if module.global_rank:
-        return result
+        watch = EvaluationCallback(
+            protocol,
+            reference,
+            task.score_target,
+            every=config.evaluation.every,
+            episodes=config.evaluation.episodes,
+            seed=plan.seed,
+            precision=config.hardware.precision,
+        )
+    return _Run(plan, number, described, module, data, protocol, _targets(plan, store), watch)
+
+
+def _train(runs: Sequence[_Run]) -> list[TrainingRecord | ErrorRecord]:
+    """Train from the last checkpoints on."""
+    from dtbench.runs.stack_training import Seed, fit_seeds
+
+    seeds = [Seed(run.module, run.data, run.plan.folder, run.watch) for run in runs]
+    return fit_seeds(seeds, runs[0].plan.config)
+
+
+def _result(run: _Run, training: TrainingRecord | ErrorRecord, result: Result) -> Result:
+    """Evaluate the last weights, and return the result with what was measured."""
+    if isinstance(training, ErrorRecord):
+        return result.failed(training)
+    plan = run.plan
     loss = "n/a" if training.final_loss is None else f"{training.final_loss:.4f}"
     trained = f"{training.steps:,} steps in {training.wall_s:.0f} s ({training.steps_per_s:.1f}/s), loss {loss}"
-    err.print(f"{number} {plan.label}: trained {trained}; evaluating", markup=False)
-    targets = _targets(plan, store)
-    per_target, seeds = _evaluate(module, plan, protocol, reference, targets)
-    scored = per_target[str(task.score_target)]
+    err.print(f"{run.number} {plan.label}: trained {trained}; evaluating", markup=False)
+    per_target, seeds = _evaluate(run)
+    scored = per_target[str(plan.task.score_target)]
     return result.finished(
-        task=described,
-        initial_weights=module.initial_weights,
+        task=run.task,
+        initial_weights=run.module.initial_weights,
         scores=Scores(
             scored.returns,
             scored.lengths,
             scored.normalized,
             per_target,
-            list(watch[0].history) if watch else None,
+            list(run.watch.history) if run.watch else None,
         ),
         training=training,
-        evaluation=EvaluationRecord(config.evaluation.episodes, seeds),
+        evaluation=EvaluationRecord(plan.config.evaluation.episodes, seeds),
     )
 
 
-def _data_module(plan: RunPlan, store: TrajectoryStore, module: OfflineModule) -> TrajectoryDataModule:
+def _data_module(
+    plan: RunPlan, store: TrajectoryStore, module: OfflineModule, windows: Windows | None
+) -> TrajectoryDataModule:
     from dtbench.data.datamodule import TrajectoryDataModule
     from dtbench.data.windows import WindowOptions
 
@@ -178,6 +278,7 @@ def _data_module(plan: RunPlan, store: TrajectoryStore, module: OfflineModule) -
         seed=plan.seed,
         held_out_share=module.held_out_share,
         is_held_out_step=module.is_held_out_step,
+        windows=windows,
     )
 
 
@@ -257,23 +358,17 @@ def _targets(plan: RunPlan, store: TrajectoryStore) -> list[float]:
     return list(dict.fromkeys([task.score_target, *further]))
 
 
-def _evaluate(
-    module: OfflineModule,
-    plan: RunPlan,
-    protocol: EvaluationProtocol,
-    reference: ReferenceScores,
-    targets: Sequence[float],
-) -> tuple[dict[str, EpisodeScores], list[int]]:
+def _evaluate(run: _Run) -> tuple[dict[str, EpisodeScores], list[int]]:
     """Evaluate the trained weights at each target."""
     from dtbench.evaluation.rollout import evaluate
 
-    options = plan.config.evaluation
-    device, precision = _evaluation_device(plan.config), plan.config.hardware.precision
-    module.to(device).eval()
+    config, seed = run.plan.config, run.plan.seed
+    episodes, precision, device = config.evaluation.episodes, config.hardware.precision, _evaluation_device(config)
+    run.module.to(device).eval()
     per_target = {}
-    for target in targets:
-        done = evaluate(module, protocol, target, options.episodes, plan.seed, device, precision=precision)
-        normalized = reference.normalize(done.returns).tolist()
+    for target in run.targets:
+        done = evaluate(run.module, run.protocol, target, episodes, seed, device, precision=precision)
+        normalized = run.task.reference.normalize(done.returns).tolist()
         per_target[str(target)] = EpisodeScores(done.returns, done.lengths, normalized)
     return per_target, done.seeds
 

@@ -37,6 +37,7 @@ class RunRequest:
         existing: what to do with a finished run: `skip`, `rerun` or `fail`.
         jobs: runs side by side, each in a process of its own; None chooses by the hardware.
         launcher: `local` for this machine, `ray` for a Ray cluster.
+        stack_seeds: whether the seeds of a small model are trained as one (`runs/stack.py`).
     """
 
     suite: str | Suite = "d4rl-short"
@@ -51,6 +52,7 @@ class RunRequest:
     existing: str = "skip"
     jobs: int | None = None
     launcher: str = "local"
+    stack_seeds: bool = False
 
     def __post_init__(self) -> None:
         if self.existing not in EXISTING:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+import sys
+import sysconfig
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,13 +20,14 @@ from dtbench.errors import ConfigError, DtbenchError
 from dtbench.hardware import on_gpu
 from dtbench.models.base import build_on_meta, estimate_memory
 from dtbench.runs.plan import RunPlan
+from dtbench.runs.work import Work
 
 #: Share of the machine's memory that runs may plan with; the rest is the system's and the page cache's.
 _USABLE = 0.9
 
 
 def check_hardware(plans: Sequence[RunPlan]) -> None:
-    """Let Lightning judge accelerator, devices, strategy and precision once per distinct choice.
+    """Let Lightning judge accelerator, devices, strategy and precision once per distinct choice, and check `compile`.
 
     Raises:
         ConfigError: Lightning does not know one of them, or this machine lacks it.
@@ -35,13 +40,45 @@ def check_hardware(plans: Sequence[RunPlan]) -> None:
         if plan.config.hardware not in checked:
             checked.append(plan.config.hardware)
             new_trainer(plan.config.hardware, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+            _check_compile(plan.config.hardware)
 
 
-def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
+def _check_compile(hardware: HardwareConfig) -> None:
+    """See that this machine can compile what `hardware.compile` asks for.
+
+    Raises:
+        ConfigError: CUDA graphs without CUDA, or no compiler.
+    """
+    if hardware.compile == "off":
+        return
+    if on_gpu(hardware):
+        if importlib.util.find_spec("triton") is None:
+            raise ConfigError("hardware.compile needs Triton on a GPU: pip install triton, or leave it off.")
+        return
+    if hardware.compile == "graphs":
+        raise ConfigError(
+            "hardware.compile=graphs records CUDA graphs, and these runs do not train on a CUDA GPU; "
+            "use hardware.compile=default, or leave it off."
+        )
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise ConfigError(
+            f"hardware.compile=default needs a C++ compiler for this processor, and {compiler} is not found; "
+            "install it, name another one in CXX, or leave hardware.compile off."
+        )
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.is_file():
+        raise ConfigError(
+            f"hardware.compile=default needs Python's headers, and there is no {header}; "
+            "install them (e.g. apt install python3-dev), or leave hardware.compile off."
+        )
+
+
+def check_models(works: Sequence[Work], jobs: int, asked_for: bool) -> int:
     """Build each distinct model without memory (on the meta device), and see that the runs fit into this machine's.
 
     Returns:
-        How many runs may go side by side: `jobs`, or fewer where their memory would not suffice.
+        How many processes may go side by side: `jobs`, or fewer where their memory would not suffice.
 
     Raises:
         ConfigError: a model that cannot be built for its task, or one run (or `jobs` of them, where they were asked
@@ -50,9 +87,10 @@ def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
     from dtbench.runs.job import model_dims
 
     worst, smallest = 0, None
-    seen: set[tuple[str, str, str]] = set()
-    for plan in plans:
-        key = (plan.model.name, plan.task.id, plan.config.hash())
+    seen: set[tuple[str, str, str, int]] = set()
+    for work in works:
+        plan, together = work.plans[0], len(work.plans)
+        key = (plan.model.name, plan.task.id, plan.config.hash(), together)
         if key in seen:
             continue
         seen.add(key)
@@ -68,14 +106,15 @@ def check_models(plans: Sequence[RunPlan], jobs: int, asked_for: bool) -> int:
             raise ConfigError(
                 f"{plan.model.name} cannot be built for {plan.task.id}: {type(error).__name__}: {reason}"
             ) from error
-        needed = estimate_memory(module, plan.config, dims)
+        needed = together * estimate_memory(module, plan.config, dims)
         worst = max(worst, needed)
         total = training_memory(plan.config.hardware)
         smallest = total if smallest is None or total is None else min(smallest, total)
         if total is not None and needed > _USABLE * total:
+            stacked = f" with {together} seeds stacked" if together > 1 else ""
             raise ConfigError(
-                f"{plan.model.name} on {plan.task.id} needs about {gigabytes(needed)} of memory for a training step "
-                f"and there are {gigabytes(total)}; lower training.batch_size "
+                f"{plan.model.name} on {plan.task.id}{stacked} needs about {gigabytes(needed)} of memory for a "
+                f"training step and there are {gigabytes(total)}; lower training.batch_size "
                 f"({plan.config.training.batch_size}), training.context_length "
                 f"({plan.config.training.context_length}) or the model's size."
             )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from dtbench import atomic
-from dtbench.config import HardwareConfig, RunConfig
+from dtbench.config import COMPILE_MODES, HardwareConfig, RunConfig
 from dtbench.console import err
 from dtbench.data.datamodule import TrajectoryDataModule
 from dtbench.errors import ConfigError
@@ -33,10 +34,10 @@ _FLUSH_SECONDS = 5
 
 
 class ProgressFile(Callback):
-    """Write how far the training is to a file, for whoever watches from another process."""
+    """Write how far the training is to a file per run, for whoever watches from another process."""
 
-    def __init__(self, folder: RunFolder, every: int) -> None:
-        self.folder, self.every = folder, every
+    def __init__(self, folders: Sequence[RunFolder], every: int) -> None:
+        self.folders, self.every = folders, every
         self.began: tuple[int, float] | None = None
 
     def on_train_batch_end(
@@ -49,8 +50,9 @@ class ProgressFile(Callback):
         if step % self.every or not trainer.is_global_zero:
             return
         speed = (step - first) / (now - since) if step > first else None
-        loss = float(outputs["loss"])
-        self.folder.write_progress(Progress(step, loss if math.isfinite(loss) else None, speed))
+        losses = torch.atleast_1d(outputs.get("losses", outputs["loss"])).tolist()
+        for folder, loss in zip(self.folders, losses, strict=True):
+            folder.write_progress(Progress(step, loss if math.isfinite(loss) else None, speed))
 
 
 class Stopwatch(Callback):
@@ -111,47 +113,86 @@ def fit(
     function of (seed, step, rank), so an interrupted and resumed run ends where an uninterrupted one would. Files that
     cannot be read are set aside, and the training starts from what is left.
     """
-    finished = _finished_training(module, folder)
+    finished = finished_training(module, folder)
     if finished is not None:
         return finished
+    compile_training(module, config.hardware)
     stopwatch = Stopwatch()
-    trainer = new_trainer(
+    own = [stopwatch, *(callbacks or [])]
+    trainer = training_trainer(config, [folder], own, AtomicCheckpointIO(), loggers(folder.path))
+    trainer.fit(module, datamodule=data, ckpt_path=readable(folder.latest), weights_only=True)
+    trainer.save_checkpoint(folder.final, weights_only=True)
+    return record_training(trainer, stopwatch.seconds, module, config, folder)
+
+
+def training_trainer(
+    config: RunConfig,
+    folders: Sequence[RunFolder],
+    callbacks: Sequence[Callback],
+    checkpoints: AtomicCheckpointIO,
+    logger: list[Logger] | bool,
+) -> lightning.Trainer:
+    """Make the Trainer of one training: of one run, or of several that are trained as one.
+
+    Args:
+        config: the configuration of all of them.
+        folders: of each run; Lightning keeps its own files in the first.
+        callbacks: further ones.
+        checkpoints: writes and reads the checkpoints.
+        logger: what Lightning logs to.
+    """
+    return new_trainer(
         config.hardware,
         max_epochs=1,
         callbacks=[
-            stopwatch,
-            ProgressFile(folder, config.training.log_every),
-            *_checkpoints(config, folder),
+            ProgressFile(folders, config.training.log_every),
+            *_checkpoints(config, folders[0]),
             *_progress_bar(),
-            *(callbacks or []),
+            *callbacks,
         ],
-        plugins=[AtomicCheckpointIO()],
-        logger=_loggers(folder.path),
+        plugins=[checkpoints],
+        logger=logger,
         log_every_n_steps=config.training.log_every,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # ranks draw their own windows (data/windows.py)
         enable_model_summary=False,
         enable_progress_bar=err.is_terminal,
-        default_root_dir=folder.path,
+        default_root_dir=folders[0].path,
     )
-    trainer.fit(module, datamodule=data, ckpt_path=_readable(folder.latest), weights_only=True)
-    trainer.save_checkpoint(folder.final, weights_only=True)
+
+
+def record_training(
+    trainer: lightning.Trainer,
+    seconds: float,
+    module: OfflineModule,
+    config: RunConfig,
+    folder: RunFolder,
+    stacked_seeds: list[int] | None = None,
+) -> TrainingRecord:
+    """Describe a training that has ended, beside its weights; its checkpoint to resume from is no longer needed."""
     loss = module.final_loss
     record = TrainingRecord(
         steps=config.training.steps,
-        wall_s=round(stopwatch.seconds, 3),
-        steps_per_s=round(config.training.steps / stopwatch.seconds, 3),
+        wall_s=round(seconds, 3),
+        steps_per_s=round(config.training.steps / seconds, 3),
         device=_device_name(trainer),
         precision=str(trainer.precision),
         world_size=trainer.world_size,
         final_loss=loss if math.isfinite(loss) else None,
         checkpoint_sha256=sha256(folder.final) if trainer.is_global_zero else None,
+        stacked_seeds=stacked_seeds,
     )
     if trainer.is_global_zero:
         atomic.write_text(folder.training, json.dumps(asdict(record), indent=2) + "\n")
         folder.progress.unlink(missing_ok=True)
         folder.latest.unlink(missing_ok=True)
     return record
+
+
+def compile_training(module: OfflineModule, hardware: HardwareConfig) -> None:
+    """Compile the module's training steps as `hardware.compile` asks; its weights keep their names."""
+    if hardware.compile != "off" and not module.compile_training(mode=COMPILE_MODES[hardware.compile]):
+        err.print(f"{type(module).__name__} has nothing to compile: hardware.compile changes nothing", markup=False)
 
 
 def new_trainer(hardware: HardwareConfig, **options: Any) -> lightning.Trainer:
@@ -196,7 +237,7 @@ def load_weights(module: OfflineModule, checkpoint: Path) -> None:
         raise ConfigError(f"{checkpoint} holds no weights of this model ({reason}); train the run again.") from error
 
 
-def _finished_training(module: OfflineModule, folder: RunFolder) -> TrainingRecord | None:
+def finished_training(module: OfflineModule, folder: RunFolder) -> TrainingRecord | None:
     """Load the weights of a finished training and return its record; None if it is not finished or not readable."""
     if not (folder.final.is_file() and folder.training.is_file()):
         return None
@@ -216,7 +257,7 @@ def _finished_training(module: OfflineModule, folder: RunFolder) -> TrainingReco
     return record
 
 
-def _readable(checkpoint: Path) -> Path | None:
+def readable(checkpoint: Path) -> Path | None:
     """Return the checkpoint to resume from; one that cannot be read is set aside and training starts afresh."""
     if not checkpoint.is_file():
         return None
@@ -241,7 +282,7 @@ def _checkpoints(config: RunConfig, folder: RunFolder) -> list[Callback]:
     ]
 
 
-def _loggers(folder: Path) -> list[Logger]:
+def loggers(folder: Path) -> list[Logger]:
     """TensorBoard and CSV; a resumed run starts another CSV file, because the logger would overwrite the first.
 
     Ctrl-C while a record is handed to TensorBoard's thread leaves that thread asleep until its next flush, and the end

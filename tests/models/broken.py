@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dtbench.models.base import OfflineModule, SequenceConfig, SequencePolicy
+from dtbench.models.base import OfflineModule, SequenceConfig, SequencePolicy, mean_over_real
 from dtbench.models.parts.heads import ActionHead
 from dtbench.models.parts.tokens import TrajectoryEmbedding
 
@@ -99,6 +99,14 @@ class LearnsFromPadding(Sound):
         return (self.layer(batch["observations"]) - batch["actions"]).square().mean(), {}
 
 
+class LearnsOverall(Sound):
+    """Picks the real steps without a shape that depends on the mask."""
+
+    def loss(self, batch):
+        error = (self.layer(batch["observations"]) - batch["actions"]).square()
+        return mean_over_real(error, batch["padding_mask"]), {}
+
+
 class NeverLearns(Sound):
     def loss(self, batch):
         loss, metrics = super().loss(batch)
@@ -142,6 +150,21 @@ class UnseededLoss(Sound):
     def loss(self, batch):
         loss, metrics = super().loss(batch)
         return loss + 0.01 * self.layer.bias.sum() * np.random.default_rng().normal(), metrics
+
+
+class StacksAMask(Sound):
+    """Says that its seeds can be trained as one, and picks the real steps by a mask."""
+
+    stackable = True
+
+
+class StacksAnotherRate(LearnsOverall):
+    """Says that its seeds can be trained as one, and has an optimiser of its own."""
+
+    stackable = True
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 class Crashes(Sound):

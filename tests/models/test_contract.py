@@ -69,6 +69,8 @@ def test_a_sound_model_passes_at_every_context_length(monkeypatch, tmp_path, con
         (broken.HiddenState, "resuming", "other losses than an uninterrupted one"),
         (broken.UnseededWeights, "seeding", "Two trainings of the same seed differ"),
         (broken.UnseededLoss, "seeding", "Two trainings of the same seed differ"),
+        (broken.StacksAMask, "stacking", r"torch\.vmap cannot take `loss`"),
+        (broken.StacksAnotherRate, "stacking", "has other losses than alone"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

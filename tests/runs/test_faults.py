@@ -21,6 +21,7 @@ from dtbench.runs import live
 from dtbench.runs.folder import Busy, RunFolder
 from dtbench.runs.launchers import local
 from dtbench.runs.plan import RunRequest, plan_runs
+from dtbench.runs.work import numbered
 from tests.commands import (
     LONG,
     RESULTS,
@@ -105,7 +106,7 @@ def test_a_launcher_that_fails_stops_its_workers_first(tmp_path, monkeypatch):
 
     monkeypatch.setattr(live.Display, "show", fail)
     with pytest.raises(RuntimeError, match="the display is broken"):
-        local.run_all(plans, 1)
+        local.run_all(numbered([[plan] for plan in plans]), 1)
     assert workers_of(tmp_path) == []
     assert only_result(tmp_path).status == INTERRUPTED
 

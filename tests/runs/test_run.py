@@ -184,7 +184,7 @@ def test_interrupted_by_ctrl_c_the_same_line_ends_where_an_uninterrupted_run_doe
 
 def test_a_record_that_ctrl_c_cut_short_does_not_hold_up_the_end(tmp_path):
     """An item in the queue of TensorBoard's thread without the call that wakes it, as the interrupt leaves it."""
-    logger = training._loggers(tmp_path)[0]
+    logger = training.loggers(tmp_path)[0]
     logger.log_metrics({"loss": 1.0}, step=0)
     time.sleep(0.5)  # the thread has written it and sleeps until its next flush
     queue = logger.experiment.file_writer.event_writer._async_writer._byte_queue

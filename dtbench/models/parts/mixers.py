@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dtbench.models.parts.dropout import Dropout
+from dtbench.models.parts.dropout import Dropout, is_side_by_side
 from dtbench.models.parts.tokens import TOKENS_PER_STEP
 from dtbench.models.parts.trunk import TokenMask, TrunkConfig
 
@@ -41,8 +41,9 @@ class Attention(nn.Module):
         """Mix the values: (B, heads, T', head width).
 
         On a CPU step by step, which is faster there: PyTorch's own function computes in float32 and draws slow masks.
+        For several runs at once step by step, too: not every kernel of that function can be stacked.
         """
-        if query.device.type != "cpu":
+        if query.device.type != "cpu" and not is_side_by_side():
             dropout = self.attention_dropout.p if self.training else 0.0
             return functional.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), dropout)
         scores = (query * query.shape[-1] ** -0.5) @ key.mT + bias
@@ -65,6 +66,8 @@ class HeadGatedAttention(Attention):
     """
 
     gate: nn.Linear | None
+    #: The gate's weights in the last forward pass, detached: (B, heads, T').
+    last_weights: Tensor | None = None
 
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__(config)
@@ -74,6 +77,7 @@ class HeadGatedAttention(Attention):
         if self.gate is None:
             return heads
         weights = torch.movedim(self.gate(asking), -1, 1)  # (B, heads, T')
+        self.last_weights = weights.detach()
         return weights[..., None] * heads
 
 

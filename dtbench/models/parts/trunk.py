@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -67,11 +66,17 @@ class TokenMask:
     """
 
     real: Tensor
+    _made: list[Tensor] = field(default_factory=list)
 
-    @cached_property
+    @property
     def bias(self) -> Tensor:
-        """What attention adds to its scores: (B, 1, T, T) float32, [b, 0, i, j] 0 where i sees j, −∞ elsewhere."""
-        return torch.where(attention_mask(self.real), 0.0, -torch.inf)[:, None]
+        """What attention adds to its scores: (B, 1, T, T) float32, [b, 0, i, j] 0 where i sees j, −∞ elsewhere.
+
+        It is made when it is first asked for. `cached_property` has a lock, at which `torch.compile` stops.
+        """
+        if not self._made:
+            self._made.append(torch.where(attention_mask(self.real), 0.0, -torch.inf)[:, None])
+        return self._made[0]
 
 
 #: Makes the mixer of one layer: (config, layer index) → module(x, mask, select) of `mixers.py`.

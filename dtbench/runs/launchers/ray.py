@@ -15,14 +15,14 @@ from dtbench.errors import ConfigError
 from dtbench.results.provenance import now
 from dtbench.results.schema import DONE, FAILED, ErrorRecord
 from dtbench.runs.launchers import local
-from dtbench.runs.plan import RunPlan
 from dtbench.runs.record import describe_outcome, identify_result, record_without_scores
+from dtbench.runs.work import Work
 
 
-def run_all(plans: Sequence[RunPlan], jobs: int) -> list[str]:
-    """Do the runs, at most `jobs` per node's share of CPUs, and return their statuses in order.
+def run_all(works: Sequence[Work], jobs: int) -> list[str]:
+    """Do the runs, at most `jobs` per node's share of CPUs, and return the statuses of all runs in order.
 
-    Each run asks for its devices as GPUs where the cluster has any, and for an equal share of a node's CPUs. A task
+    Each process asks for its devices as GPUs where the cluster has any, and for an equal share of a node's CPUs. A task
     that dies without leaving a result is recorded as failed.
 
     Raises:
@@ -41,33 +41,35 @@ def run_all(plans: Sequence[RunPlan], jobs: int) -> list[str]:
         cpus = max(1, int(node.get("CPU", 1)) // max(1, jobs))
         has_gpu = ray.cluster_resources().get("GPU", 0) > 0
         tasks = {}
-        for index, plan in enumerate(plans):
-            gpus = plan.config.hardware.devices if has_gpu else 0
+        for index, work in enumerate(works):
+            gpus = work.plans[0].config.hardware.devices if has_gpu else 0
             remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_run)
-            tasks[remote.remote(plan.to_dict())] = index
-        return _collect(ray, tasks, plans)
+            tasks[remote.remote(work.to_dict())] = index
+        return _collect(ray, tasks, works)
     finally:
         ray.shutdown()
 
 
-def _run(content: dict[str, Any]) -> str:
-    """Do one run on a node, in a process of its own."""
-    return local.run_all([RunPlan.from_dict(content)], 1)[0]
+def _run(content: dict[str, Any]) -> list[str]:
+    """Do the runs of one process on a node."""
+    return local.run_all([Work.from_dict(content)], 1)
 
 
-def _collect(ray: Any, tasks: dict[Any, int], plans: Sequence[RunPlan]) -> list[str]:
-    statuses = [FAILED] * len(plans)
-    started, before = now(), [identify_result(plan) for plan in plans]
+def _collect(ray: Any, tasks: dict[Any, int], works: Sequence[Work]) -> list[str]:
+    statuses = [[FAILED] * len(work.plans) for work in works]
+    started, before = now(), [[identify_result(plan) for plan in work.plans] for work in works]
     waiting = list(tasks)
     while waiting:
         (done,), waiting = ray.wait(waiting, num_returns=1)
         index = tasks[done]
-        plan = plans[index]
+        work, failure = works[index], None
         try:
             statuses[index] = ray.get(done)
         except ray.exceptions.RayError as error:
-            if identify_result(plan) == before[index]:
-                record_without_scores(plan, FAILED, started, ErrorRecord.from_exception(error))
-        if statuses[index] != DONE or identify_result(plan) != before[index]:
-            err.print(describe_outcome(plan, f"{index + 1}/{len(plans)}"), markup=False)
-    return statuses
+            failure = ErrorRecord.from_exception(error)
+        for plan, number, status, old in zip(work.plans, work.numbers, statuses[index], before[index], strict=True):
+            if failure is not None and identify_result(plan) == old:
+                record_without_scores(plan, FAILED, started, failure)
+            if status != DONE or identify_result(plan) != old:
+                err.print(describe_outcome(plan, number), markup=False)
+    return [status for of_work in statuses for status in of_work]

@@ -1,4 +1,4 @@
-"""One run in a process of its own: `python -m dtbench.runs.launchers.worker …/plan.json`.
+"""One run in a process of its own: `python -m dtbench.runs.launchers.worker …/plan.json`; or seeds trained as one.
 
 Lightning's DDP starts this command again for the other ranks, which is why a run on several devices gets its own
 process: the other ranks then repeat this run and nothing else.
@@ -18,8 +18,8 @@ from dtbench.signals import Stopped, raise_on_signals
 
 #: Exit code of a worker whose run another process is working on (EX_TEMPFAIL of sysexits.h).
 BUSY = 75
-#: Environment variables from the launcher: the run's number for messages, and the launcher's process id.
-RUN_NUMBER, LAUNCHER_PID = "DTBENCH_RUN_NUMBER", "DTBENCH_LAUNCHER_PID"
+#: Environment variable from the launcher: its process id.
+LAUNCHER_PID = "DTBENCH_LAUNCHER_PID"
 
 
 def main() -> int:
@@ -45,13 +45,12 @@ def _run(file: Path) -> int:
     from dtbench.hardware import keep_freed_memory
     from dtbench.results.schema import DONE
     from dtbench.runs.folder import Busy
-    from dtbench.runs.job import run_one
-    from dtbench.runs.plan import RunPlan
+    from dtbench.runs.work import Work
 
     keep_freed_memory()
-    plan = RunPlan.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    work = Work.from_dict(json.loads(file.read_text(encoding="utf-8")))
     try:
-        return 0 if run_one(plan, os.environ.get(RUN_NUMBER, "1/1")) == DONE else 1
+        return 0 if set(work.do()) == {DONE} else 1
     except Busy:
         return BUSY
 
