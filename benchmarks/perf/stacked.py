@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dtbench.config import COMPILE_MODES, compose, load_preset
 from dtbench.data.datamodule import WindowLoader
+from dtbench.determinism import seed_torch
 from dtbench.hardware import FLOAT32, autocast, keep_freed_memory
 from dtbench.models.base import OfflineModule
 from dtbench.registry import model_entry
@@ -78,7 +79,7 @@ class Bench:
 
         def loss(step: int) -> torch.Tensor:
             module.step = step
-            torch.manual_seed(step)
+            seed_torch(seed, step)
             return module.loss(loader.batch(step))[0]
 
         return self.stepper(module, loss)

@@ -13,7 +13,7 @@ from dtbench.models.base import OfflineModule, build_on_meta
 from dtbench.runs.folder import RunFolder
 from dtbench.runs.plan import RunPlan
 
-#: Larger models keep a GPU busy by themselves.
+#: Larger models give a GPU enough to do by themselves.
 MOST_PARAMETERS = 5_000_000
 #: Precisions in which seeds do not share anything; a gradient scaler, e.g., would be shared.
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -102,7 +102,10 @@ def reason_against(plan: RunPlan) -> str | None:
         return f"{plan.model.name}, as it is configured, cannot be stacked (`stackable` of its class)."
     count = sum(parameter.numel() for parameter in module.parameters())
     if count > MOST_PARAMETERS:
-        return f"{plan.model.name} has {count / 1e6:.1f} million parameters, and only small models gain by stacking."
+        most = MOST_PARAMETERS // 1_000_000
+        return (
+            f"{plan.model.name} has {count / 1e6:.1f} million parameters; models of up to {most} million are stacked."
+        )
     return None
 
 
@@ -119,7 +122,8 @@ def check_stackable(plans: Sequence[RunPlan]) -> None:
 def _check_hardware(hardware: HardwareConfig) -> None:
     if (hardware.devices, hardware.num_nodes, hardware.strategy) != (1, 1, "auto"):
         raise ConfigError(
-            "--stack-seeds trains all seeds on one device; leave it out, or devices, num_nodes and strategy alone."
+            "--stack-seeds trains all seeds on one device; leave it out, or set hardware.devices=1, "
+            "hardware.num_nodes=1 and hardware.strategy=auto."
         )
     if hardware.precision not in PRECISIONS:
         raise ConfigError(
