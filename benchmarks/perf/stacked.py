@@ -147,7 +147,7 @@ class Bench:
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", choices=[*MODELS, []])
+    parser.add_argument("models", nargs="*", choices=[*MODELS, []], metavar="MODEL")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--precision", default=FLOAT32)
