@@ -135,10 +135,10 @@ class EvaluationConfig:
 
     Attributes:
         episodes: episodes per target.
-        every: also evaluate every so many steps of the training, as a diagnostic; 0 does not.
+        every: steps between evaluations during training, which are diagnostics; 0 for none.
         all_targets: also ask for the task's further targets, as a diagnostic.
-        data_targets: also ask for so many returns, evenly spaced from the data's least to their greatest, where
-            the model acts on the return that it is asked for; 0 does not.
+        data_targets: number of further targets, evenly spaced between the lowest and the highest return in the data,
+            as a diagnostic of return-conditioned models; 0 for none.
     """
 
     episodes: int = 100

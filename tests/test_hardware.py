@@ -56,13 +56,17 @@ def test_autocast_computes_in_the_precision_of_the_training(precision, kind):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc gives large blocks back at once")
 def test_freed_memory_stays_with_the_process():
-    """Page faults of 50 times 64 MB, allocated, written and freed, in a process with and without it."""
+    """Page faults of 50 times 64 MB, allocated, written and freed, in a process with and without it.
+
+    The heap grows to its size in the first few rounds; they are not counted.
+    """
     program = """
 import resource, sys, torch
 from dtbench.hardware import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
-torch.ones(1 << 24)
+for _ in range(20):
+    torch.ones(1 << 24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(50):
     torch.ones(1 << 24)
@@ -72,7 +76,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         what: int(subprocess.run([sys.executable, "-c", program, what], capture_output=True, check=True).stdout)
         for what in ("keep", "give")
     }
-    assert faults["keep"] < faults["give"] / 3  # a tenth at most in most processes; the heap may grow a few times
+    assert faults["keep"] < faults["give"] / 10
 
 
 def test_keeping_memory_twice_does_no_harm():

@@ -36,7 +36,7 @@ ALPHA = 2.0
 #: Scores are × 100 in the index.
 _SCALE = 100.0
 _SEED = 0
-#: Bandits that are simulated at once: 100 pulls of 30 arms of so many take 25 MB.
+#: Bandits simulated at once: with 30 arms and 100 pulls they take 25 MB.
 _AT_ONCE = 1_000
 
 Floats = NDArray[np.float64]

@@ -4,7 +4,7 @@
 (b) Best evaluation: the best of the evaluations during training and the final one, all at the score target.
 (c) Best target: the last checkpoint at the target with the highest mean score.
 (d) An online budget: k evaluation episodes are spent by a UCB bandit over candidate policies (`bandit`), and the one
-    that it takes counts with its recorded mean. Who the candidates are depends on what a person has at hand:
+    that it takes counts with its recorded mean. The candidates depend on what a person has trained:
 
     - One run: the targets of one training run. A person trained the model once and looks for the target to ask for.
       Each seed gives a value, so that intervals and differences over seeds are those of any score.
