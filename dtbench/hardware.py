@@ -59,7 +59,8 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory it frees, instead of asking the system for it again in every training step.
 
     glibc gives blocks of more than 128 KiB back at once, and the system clears each page when it is asked for again,
-    which took 14 to 30 % of a step of pretraining. Call it in processes that train; it does nothing where the C library is another.
+    which took 14 to 30 % of a step of pretraining. Call it in processes that train; it does nothing where the C library
+    is another.
     """
     if not sys.platform.startswith("linux"):
         return
