@@ -23,6 +23,7 @@ from typing import Any
 
 import dtbench
 from dtbench import atomic
+from dtbench.locks import lock
 
 TASKS = {"d4rl-short": "hopper-medium", "d4rl-long": "pointmaze-dtma-medium"}
 SEEDS = (100, 101)
@@ -101,10 +102,11 @@ def read() -> dict[str, Any]:
 
 
 def keep(kind: str, model: str, key: str, value: Any) -> None:
-    """Add a figure to the record."""
-    content = read()
-    content[kind].setdefault(model, {})[key] = value
-    atomic.write_text(RECORD, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    """Add a figure to the record; another search may do so at the same time."""
+    with lock(RECORD):
+        content = read()
+        content[kind].setdefault(model, {})[key] = value
+        atomic.write_text(RECORD, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def measure(models: Iterable[str], output: Path) -> None:
