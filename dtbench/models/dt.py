@@ -9,7 +9,7 @@ from dtbench.config import RunConfig
 from dtbench.models.base import SequenceConfig, SequencePolicy
 from dtbench.models.parts.heads import ActionHead
 from dtbench.models.parts.initial_weights import SMALL, shrink
-from dtbench.models.parts.mixers import Attention
+from dtbench.models.parts.mixers import Attention, SingleHeadAttention
 from dtbench.models.parts.tokens import TrajectoryEmbedding
 from dtbench.models.parts.trunk import Trunk
 
@@ -25,7 +25,8 @@ class DecisionTransformer(SequencePolicy):
         self.embedding = TrajectoryEmbedding(
             dims["observation_dim"], dims["action_dim"], options.width, dims["max_timesteps"], norm_before_time=False
         )
-        self.trunk = Trunk(replace(options.trunk(), scaled_residuals=False), lambda trunk, layer: Attention(trunk))
+        attention = SingleHeadAttention if options.heads == 1 else Attention
+        self.trunk = Trunk(replace(options.trunk(), scaled_residuals=False), lambda trunk, layer: attention(trunk))
         self.head = ActionHead(options.width, dims["action_dim"], options.tanh)
         self.initial_weights = options.describe_weights()
         if options.init == SMALL:

@@ -57,6 +57,36 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
+class SingleHeadAttention(Attention):
+    """`Attention` with one head, from two maps fewer, each the product of two of its weights: DT's step is mostly maps.
+
+    With queries W_q x + b_q, keys W_k x + b_k, values W_v x + b_v and the output map W_o, b_o,
+
+        scores_ij = x_iᵀ (W_qᵀ W_k) x_j + (W_kᵀ b_q)ᵀ x_j + what is equal for all j, so that the softmax ignores it,
+        output_i = Σ_j p_ij ((W_o W_v) x_j + W_o b_v) + b_o.
+
+    Weights, initial weights and checkpoints are those of `Attention`. So are the gradients, up to rounding.
+    """
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__(config)
+        if self.heads != 1:
+            raise ValueError(f"SingleHeadAttention has one head, not {self.heads}.")
+
+    def forward(self, x: Tensor, mask: TokenMask, select: slice | None = None) -> Tensor:
+        asking = x if select is None else x[:, select]
+        bias = mask.bias if select is None else mask.bias[:, :, select]
+        with torch.autocast(x.device.type, enabled=False):
+            # DDP waits for a gradient of every weight, and that of b_k is 0.
+            offset = self.query.bias @ self.key.weight + 0.0 * self.key.bias
+            query_key = self.key.weight.mT @ self.query.weight
+            value_output = self.output.weight @ self.value.weight
+            value_offset = self.output.weight @ self.value.bias
+        query, value = functional.linear(asking, query_key, offset), functional.linear(x, value_output, value_offset)
+        mixed = self._attend(query[:, None], x[:, None].to(query.dtype), value[:, None], bias)[:, 0]
+        return self.dropout(mixed + self.output.bias.to(mixed.dtype))
+
+
 class HeadGatedAttention(Attention):
     """Mixture of Attention of GPT2-DTMA (arXiv 2409.06985; Markov-Head-Offline-RL, trajectory_gpt2.py).
 

@@ -8,18 +8,22 @@ from transformers import GPT2Config, GPT2Model
 
 from dtbench.errors import ConfigError
 from dtbench.models.backbone.load import Backbone, gpt2_trunk_config, gpt2_weights
-from dtbench.models.parts.mixers import Attention, HeadGatedAttention
+from dtbench.models.parts.mixers import Attention, HeadGatedAttention, SingleHeadAttention
 from dtbench.models.parts.trunk import TokenMask, Trunk, TrunkConfig, attention_mask
 
 # float32 with the same weights, summed in another order: about 1e-7 is measured.
 TOLERANCE = 1e-5
 
 
-def reference(activation: str = "gelu_new", layers: int = 3) -> GPT2Model:
+#: Mixers that compute GPT-2's attention, and the heads they are tried with.
+ATTENTIONS = pytest.mark.parametrize(("mixer", "heads"), [(Attention, 4), (Attention, 1), (SingleHeadAttention, 1)])
+
+
+def reference(activation: str = "gelu_new", layers: int = 3, heads: int = 4) -> GPT2Model:
     """Return a small GPT2Model with random weights everywhere and a zeroed position table."""
     torch.manual_seed(0)
     config = GPT2Config(
-        n_embd=48, n_layer=layers, n_head=4, n_positions=96, vocab_size=5, activation_function=activation,
+        n_embd=48, n_layer=layers, n_head=heads, n_positions=96, vocab_size=5, activation_function=activation,
         bos_token_id=0, eos_token_id=0, attn_implementation="eager",
     )  # fmt: skip
     model = GPT2Model(config).eval()
@@ -45,17 +49,19 @@ def batch(length: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, mask
 
 
+@ATTENTIONS
 @pytest.mark.parametrize("activation", ["gelu_new", "relu", "gelu"])
-def test_equals_gpt2_with_padding(activation):
-    model = reference(activation)
+def test_equals_gpt2_with_padding(activation, mixer, heads):
+    model = reference(activation, heads=heads)
     tokens, mask = batch()
     expected = model(inputs_embeds=tokens, attention_mask=mask.long()).last_hidden_state
-    assert (ours(model)(tokens, mask) - expected)[mask].abs().max() < TOLERANCE
+    assert (ours(model, mixer)(tokens, mask) - expected)[mask].abs().max() < TOLERANCE
 
 
-def test_gradients_equal_gpt2():
-    model = reference()
-    trunk = ours(model)
+@ATTENTIONS
+def test_gradients_equal_gpt2(mixer, heads):
+    model = reference(heads=heads)
+    trunk = ours(model, mixer)
     tokens, mask = batch()
     weights = torch.randn(4, 60, 48, generator=torch.Generator().manual_seed(2)) * mask[..., None]
     theirs, mine = tokens.clone().requires_grad_(), tokens.clone().requires_grad_()
@@ -64,12 +70,20 @@ def test_gradients_equal_gpt2():
     scale = theirs.grad.abs().max()
     assert (mine.grad - theirs.grad)[mask].abs().max() / scale < TOLERANCE
     for layer, block in enumerate(trunk.blocks):
-        expected = model.h[layer].attn.c_attn.weight.grad.t().chunk(3)[1]
-        assert (block.mixer.key.weight.grad - expected).abs().max() / expected.abs().max() < TOLERANCE
+        attention = model.h[layer].attn
+        maps = zip(("query", "key", "value"), attention.c_attn.weight.grad.t().chunk(3), strict=True)
+        for name, expected in (*maps, ("output", attention.c_proj.weight.grad.t())):
+            found = getattr(block.mixer, name).weight.grad
+            assert (found - expected).abs().max() / expected.abs().max() < TOLERANCE
+        for name, expected in zip(("query", "value"), attention.c_attn.bias.grad.view(3, 48)[[0, 2]], strict=True):
+            found = getattr(block.mixer, name).bias.grad
+            assert (found - expected).abs().max() / expected.abs().max() < TOLERANCE
+        assert block.mixer.key.bias.grad.abs().max() < TOLERANCE * scale  # DDP needs one, though it is 0
 
 
-def test_last_block_computes_selected_tokens_only_and_nothing_changes():
-    trunk = ours(reference())
+@ATTENTIONS
+def test_last_block_computes_selected_tokens_only_and_nothing_changes(mixer, heads):
+    trunk = ours(reference(heads=heads), mixer)
     tokens, mask = batch()
     everything = trunk(tokens, mask)
     for select in (slice(1, None, 3), slice(-2, -1)):
