@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from against import say
 from stepper import ACTION_DIM, LENGTH, OBSERVATION_DIM, make_windows
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -184,10 +185,6 @@ def measure(bench: Bench) -> None:
             f"{bench.name:10} {kind:16} {1000 * median:8.2f} ms (least {1000 * min(taken[kind]):.2f}), "
             f"{seeds / median:7.1f} steps of a seed per second, {seeds * before / median:.2f} times{share}"
         )
-
-
-def say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

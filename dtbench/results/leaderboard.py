@@ -17,12 +17,11 @@ from dtbench.results import stats
 from dtbench.results.files import read_folder
 from dtbench.results.pages import (
     Page,
+    SectionFigure,
     absent_models,
     data_table,
-    figure,
-    files_left_out,
-    joined,
     models_table,
+    page_of_sections,
     protocol,
     provenance,
     unfinished_runs,
@@ -95,17 +94,14 @@ def page(
     """
     from dtbench.results import plots
 
-    parts, drawn = [f"# {markdown_text(title)}"], {}
-    for number, section in enumerate(sections(results, selection)):
-        parts += [f"## {markdown_text(section.title)}", *_render_section(section, trials)]
-        if figures and section.complete:
-            for name, what, draw in (
-                (f"{figures}-{number}-intervals.svg", "Aggregate scores", plots.intervals),
-                (f"{figures}-{number}-profile.svg", "Performance profile", plots.profile),
-            ):
-                parts.append(figure(what, name))
-                drawn[name] = partial(draw, section)
-    return Page(joined([*parts, *files_left_out(left_out)]), drawn)
+    def render(section: Section) -> tuple[list[str], Sequence[SectionFigure]]:
+        shown = [
+            ("intervals", "Aggregate scores", partial(plots.intervals, section)),
+            ("profile", "Performance profile", partial(plots.profile, section)),
+        ]
+        return _render_section(section, trials), shown if section.complete else []
+
+    return page_of_sections(title, sections(results, selection), left_out, render, figures)
 
 
 def _render_section(section: Section, trials: int | None) -> list[str]:

@@ -67,6 +67,36 @@ def joined(parts: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+#: A figure of a section: the end of its file's name, what it shows, and what draws it into a file.
+SectionFigure = tuple[str, str, Callable[[Path], None]]
+
+
+def page_of_sections(
+    title: str,
+    sections: Sequence[Section],
+    left_out: Sequence[str],
+    render: Callable[[Section], tuple[list[str], Sequence[SectionFigure]]],
+    figures: str | None,
+) -> Page:
+    """Put sections under one heading, each followed by its figures.
+
+    Args:
+        title: the heading.
+        sections, left_out: what is shown, and the files that could not be read.
+        render: returns a section's paragraphs and figures.
+        figures: prefix of the figures' file names; None makes a page without figures.
+    """
+    parts, drawn = [f"# {markdown_text(title)}"], {}
+    for number, section in enumerate(sections):
+        text, shown = render(section)
+        parts += [f"## {markdown_text(section.title)}", *text]
+        for kind, what, draw in shown if figures else ():
+            name = f"{figures}-{number}-{kind}.svg"
+            parts.append(figure(what, name))
+            drawn[name] = draw
+    return Page(joined([*parts, *files_left_out(left_out)]), drawn)
+
+
 def figure(title: str, name: str) -> str:
     """Return the reference to a figure beside the page."""
     return f"![{title}]({name})"

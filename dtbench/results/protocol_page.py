@@ -9,10 +9,9 @@ from dtbench.results import stats
 from dtbench.results.bandit import BUDGETS, REPETITIONS
 from dtbench.results.pages import (
     Page,
+    SectionFigure,
     absent_models,
-    figure,
-    files_left_out,
-    joined,
+    page_of_sections,
     protocol,
     provenance,
     unfinished_runs,
@@ -49,15 +48,13 @@ def page(
     """Score the models of each section under four protocols; arguments and errors as of `leaderboard.page`."""
     from dtbench.results import plots
 
-    parts, drawn = [f"# {markdown_text(title)}"], {}
-    for number, section in enumerate(sections(results, selection)):
+    def render(section: Section) -> tuple[list[str], Sequence[SectionFigure]]:
         found = {row.label: scored for row in section.rows if (scored := protocols(row, section.tasks)) is not None}
-        parts += [f"## {markdown_text(section.title)}", *_render_section(section, found, trials)]
-        if figures and found:
-            name = f"{figures}-{number}-budgets.svg"
-            parts.append(figure("What a budget of evaluation episodes deploys", name))
-            drawn[name] = partial(plots.budgets, section, found)
-    return Page(joined([*parts, *files_left_out(left_out)]), drawn)
+        what = "What a budget of evaluation episodes deploys"
+        shown = [("budgets", what, partial(plots.budgets, section, found))] if found else []
+        return _render_section(section, found, trials), shown
+
+    return page_of_sections(title, sections(results, selection), left_out, render, figures)
 
 
 def _render_section(section: Section, found: Mapping[str, Protocols], trials: int | None) -> list[str]:
