@@ -16,11 +16,12 @@ from dtbench.determinism import seed_torch
 from dtbench.errors import ConfigError
 from dtbench.hardware import on_gpu
 from dtbench.models.checkpoint import load_checkpoint
+from dtbench.models.parts.activations import ACTIVATIONS
 from dtbench.models.parts.initial_weights import INITS, PUBLISHED, SMALL
 from dtbench.models.parts.language_loss import LanguageLoss
 from dtbench.models.parts.memory import Numbers, mlp_bytes, state_bytes, trunk_bytes
 from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_PER_STEP, TrajectoryEmbedding
-from dtbench.models.parts.trunk import ACTIVATIONS, Trunk, TrunkConfig
+from dtbench.models.parts.trunk import Trunk, TrunkConfig
 
 Window = dict[str, Tensor]
 #: More blocks than any trunk has; building them would take minutes before the mistake is found.

@@ -30,7 +30,9 @@ class Dropout(nn.Dropout):
             mask = keep_mask_like(input.detach(), self.p, torch.empty(0))
         else:
             mask = keep_mask(input.shape, self.p)
-        return (input * mask.to(input.dtype)) * (1 / (1 - self.p))
+        kept = input * mask.to(input.dtype)
+        kept *= 1 / (1 - self.p)
+        return kept
 
 
 def keep_mask(shape: torch.Size, p: float, seed: int | None = None) -> Tensor:

@@ -14,13 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dtbench.errors import ConfigError
+from dtbench.models.parts.activations import ACTIVATIONS
 from dtbench.models.parts.dropout import Dropout
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "gelu_new": lambda: nn.GELU(approximate="tanh"),  # GPT-2's own name for the tanh approximation
-}
 
 
 @dataclass(frozen=True)
