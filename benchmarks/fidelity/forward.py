@@ -53,19 +53,25 @@ def main() -> None:
 
 
 def dt(checkout: Path) -> dict[str, float]:
-    """KZL `gym/`: DecisionTransformer."""
+    """KZL `gym/`: DecisionTransformer with one head, as published, and with several: ours differ in their attention."""
     sys.path.insert(0, str(checkout / "gym"))
     from decision_transformer.models.decision_transformer import DecisionTransformer
 
-    reference = DecisionTransformer(
-        STATE, ACTION, WIDTH, max_length=CONTEXT, max_ep_len=LONGEST, n_layer=LAYERS, n_head=HEADS, n_inner=4 * WIDTH,
-        activation_function="relu", n_positions=1024, n_ctx=1024, resid_pdrop=0.1, attn_pdrop=0.1,
-    )  # fmt: skip
-    ours = _ours("dt", layers=LAYERS, heads=HEADS, width=WIDTH)
-    _copy_embedding(reference, ours)
-    _copy_trunk(reference.transformer, ours.trunk)
-    _copy(reference.predict_action[0], ours.head.layers[0])
-    return _actions(ours, lambda w: reference.eval()(*_of_kzl(w), attention_mask=w["padding_mask"].long())[1])
+    found = {}
+    for heads in (1, HEADS):
+        reference = DecisionTransformer(
+            STATE, ACTION, WIDTH, max_length=CONTEXT, max_ep_len=LONGEST, n_layer=LAYERS, n_head=heads,
+            n_inner=4 * WIDTH, activation_function="relu", n_positions=1024, n_ctx=1024, resid_pdrop=0.1,
+            attn_pdrop=0.1,
+        ).eval()  # fmt: skip
+        _add_noise(reference)
+        ours = _ours("dt", layers=LAYERS, heads=heads, width=WIDTH)
+        _copy_embedding(reference, ours)
+        _copy_trunk(reference.transformer, ours.trunk)
+        _copy(reference.predict_action[0], ours.head.layers[0])
+        compared = _actions(ours, lambda w: reference(*_of_kzl(w), attention_mask=w["padding_mask"].long())[1])  # noqa: B023
+        found |= {f"{what}, heads {heads}": difference for what, difference in compared.items()}
+    return found
 
 
 def gpt2_dt(checkout: Path) -> dict[str, float]:
@@ -181,7 +187,8 @@ def dc(checkout: Path) -> dict[str, float]:
     reference = DecisionConvFormer(
         STATE, ACTION, WIDTH, max_length=CONTEXT, max_ep_len=LONGEST, n_layer=LAYERS, window_size=6, drop_p=0.1,
         env_name="hopper", conv_proj=False,
-    )  # fmt: skip
+    ).eval()  # fmt: skip
+    _add_noise(reference)
     ours = _ours("dc", layers=LAYERS, width=WIDTH, heads=1)
     _copy_embedding(reference, ours)
     _copy(reference.predict_action[0], ours.head.layers[0])
@@ -196,7 +203,7 @@ def dc(checkout: Path) -> dict[str, float]:
 
     def run(window: Mapping[str, Tensor]) -> Tensor:
         states, actions, _, returns, timesteps = _of_kzl(window)
-        return reference.eval()(states, actions, returns, timesteps)
+        return reference(states, actions, returns, timesteps)
 
     return {what: value for what, value in _actions(ours, run).items() if "padded" not in what}
 
@@ -207,13 +214,18 @@ COMPARISONS: dict[str, Callable[[Path], dict[str, float]]] = {
 
 
 def _save_gpt2(folder: str) -> None:
-    """Write a small GPT-2 with random weights everywhere, biases and norms included."""
+    """Write a small GPT-2 with random weights."""
     config = transformers.GPT2Config(n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=16, vocab_size=50)
     model = transformers.GPT2LMHeadModel(config)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
+    _add_noise(model)
     model.save_pretrained(folder)
+
+
+def _add_noise(module: nn.Module) -> None:
+    """Move all weights: a new trunk has biases of 0, norms of 1 and almost uniform attention, which tests little."""
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
 
 
 def _ours(name: str, **options: Any) -> SequencePolicy:
