@@ -69,7 +69,7 @@ def test_the_papers_own_optimiser_for_its_mazes():
 
 def test_later_layers_win(tmp_path):
     assert build(preset="paper").training.steps == 100_000
-    preset_steps = load_preset("quick")["config"]["training"]["steps"]
+    preset_steps = load_preset("quick")["models"]["gpt2_dtma"]["training"]["steps"]
     assert build().training.steps == preset_steps
     file = tmp_path / "mine.yaml"
     file.write_text("training: {steps: 7}\n")

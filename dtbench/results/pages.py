@@ -121,10 +121,10 @@ def trials_text(preset: str, count: int | None = None) -> str:
 
     Args:
         preset: the preset's name; one that is not shipped has no record.
-        count: the number where it is known from elsewhere, e.g. from a board.
+        count: the number where it is known from elsewhere, e.g. from a board; the preset's record is then left out.
     """
-    found = _recorded_trials(preset)
-    count = found.get("count") if count is None else count
+    found: dict[str, Any] = _recorded_trials(preset) if count is None else {"count": count}
+    count = found.get("count")
     if not isinstance(count, int) or isinstance(count, bool):
         return "Hyper-parameter trials per model: not recorded."
     how = [
