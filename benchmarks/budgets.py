@@ -193,9 +193,9 @@ def table(content: dict[str, Any]) -> str:
         f"{SECONDS:.0f} s of training on one thread.",
         f"Scores × 100 on {tasks[0]} and {tasks[1]}, with seed {SEEDS[0]}, and for the better half of the trials with "
         f"seed {SEEDS[1]}.",
-        "The last column is the mean over tasks and seeds; the best of those that had both seeds is bold, and was taken.",
+        "The last column is the mean over tasks and seeds; the best of those with both seeds is bold, and was taken.",
         "",
-        "Two seeds of ten episodes say little: the choice is a guard against a setting that does not work, not a finding.",
+        "Two seeds of ten episodes say little: the choice guards against a setting that does not work, and is no finding.",
     ]
     for model in TRIALS:
         if model in content["scores"]:
