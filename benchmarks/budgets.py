@@ -195,7 +195,7 @@ def table(content: dict[str, Any]) -> str:
         f"seed {SEEDS[1]}.",
         "The last column is the mean over tasks and seeds; the best of those with both seeds is bold, and was taken.",
         "",
-        "Two seeds of ten episodes say little: the choice guards against a setting that does not work, and is no finding.",
+        "Two seeds of ten episodes say little: the choice guards against settings that fail; it is no finding.",
     ]
     for model in TRIALS:
         if model in content["scores"]:
