@@ -27,6 +27,8 @@ PRECISIONS = (
 )
 #: Lightning's short names of precisions, and the ones it uses itself.
 _SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
+#: What the learning rate does after its warm-up.
+DECAYS = ("none", "linear")
 #: What `hardware.compile` may be, and PyTorch's name of each mode.
 COMPILE_MODES = {"off": None, "default": "default", "graphs": "reduce-overhead"}
 #: Keys of the section `training` that do not change what a run computes, so that they are not hashed.
@@ -86,7 +88,10 @@ def require_finite(key: str, value: object) -> None:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW with a linear warm-up to a constant rate, and gradient clipping by global norm (0 turns it off)."""
+    """AdamW with a linear warm-up, and gradient clipping by global norm (0 turns it off).
+
+    After the warm-up the rate is constant, as in the papers, or with `decay: linear` falls to 0 at the last step.
+    """
 
     learning_rate: float = 1e-4
     weight_decay: float = 1e-4
@@ -94,8 +99,10 @@ class OptimizerConfig:
     eps: float = 1e-8
     warmup_steps: int = 10_000
     gradient_clip: float = 0.25
+    decay: str = "none"
 
     def __post_init__(self) -> None:
+        require_one_of("optimizer.decay", self.decay, DECAYS)
         self.betas = cast(tuple[float, float], tuple(self.betas))  # YAML has lists only
         require_finite("optimizer", self)
         require_positive("optimizer", self, "learning_rate", "eps")

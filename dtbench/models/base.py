@@ -55,7 +55,7 @@ class OfflineModule(lightning.LightningModule):
         super().__init__()
         self.save_hyperparameters({"config": config.to_dict(), "dims": dict(dims), "seed": seed})
         self.options = config.model
-        self.optimizer_config = config.optimizer
+        self.optimizer_config, self.steps = config.optimizer, config.training.steps
         self.context_length, self.log_every = config.training.context_length, config.training.log_every
         self.initial_weights = "random"
         self.seed, self.step = seed, 0
@@ -180,8 +180,8 @@ class OfflineModule(lightning.LightningModule):
         return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW with a linear warm-up of the learning rate."""
-        return adamw(self.parameter_groups(), self.optimizer_config)
+        """Return AdamW with the schedule of its learning rate."""
+        return adamw(self.parameter_groups(), self.optimizer_config, self.steps)
 
     def configure_gradient_clipping(
         self,
@@ -196,8 +196,14 @@ class OfflineModule(lightning.LightningModule):
             parameter.grad = None
 
 
-def adamw(groups: Sequence[dict[str, Any]], options: OptimizerConfig) -> dict[str, Any]:
-    """Return AdamW over parameter groups and the linear warm-up of its rates, as Lightning takes them."""
+def adamw(groups: Sequence[dict[str, Any]], options: OptimizerConfig, steps: int) -> dict[str, Any]:
+    """Return AdamW over parameter groups and the schedule of its rates over a training, as Lightning takes them."""
+
+    def share(step: int) -> float:
+        """Return the share of the rate that a (0-based) step has."""
+        warm = min(1.0, (step + 1) / max(1, options.warmup_steps))
+        return warm * max(0.0, 1 - step / steps) if options.decay == "linear" else warm
+
     optimizer = torch.optim.AdamW(
         list(groups),
         lr=options.learning_rate,
@@ -206,9 +212,7 @@ def adamw(groups: Sequence[dict[str, Any]], options: OptimizerConfig) -> dict[st
         weight_decay=options.weight_decay,
         fused=True,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / max(1, options.warmup_steps))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from dtbench.determinism import one_thread
 from dtbench.environments.make import make_environment
 from dtbench.errors import DtbenchError
+from dtbench.hardware import autocast
 from dtbench.models.base import OfflineModule
 from dtbench.results.files import scan
 from dtbench.results.schema import DONE, Result
@@ -85,14 +86,22 @@ def _time(plan: RunPlan) -> float:
     environment_step = _seconds(step_environment, 50)
     env.close()
     module = plan.model.load()(config, dims, plan.seed)
-    training_step = _seconds(_training_step(module, config.training.batch_size, dims), _TIMED)
     window = random_window(config.evaluation.episodes, config.training.context_length, dims)
-    module.eval()
-    with torch.no_grad():
-        acting = _seconds(lambda: module.act(window), _TIMED)
-    targets = 1 + (len(task.targets) if config.evaluation.all_targets else 0)
-    evaluation = targets * task.max_episode_steps * (acting + config.evaluation.episodes * environment_step)
-    return _START_S + config.training.steps * training_step + evaluation
+    with autocast(torch.device("cpu"), config.hardware.precision):
+        training_step = _seconds(_training_step(module, config.training.batch_size, dims), _TIMED)
+        module.eval()
+        with torch.no_grad():
+            acting = _seconds(lambda: module.act(window), _TIMED)
+    evaluation = task.max_episode_steps * (acting + config.evaluation.episodes * environment_step)
+    return _START_S + config.training.steps * training_step + _evaluations(plan) * evaluation
+
+
+def _evaluations(plan: RunPlan) -> int:
+    """Return how often the policy is evaluated: during training, and then at each target."""
+    options = plan.config.evaluation
+    during = plan.config.training.steps // options.every if options.every else 0
+    further = len(plan.task.targets) if options.all_targets else 0
+    return during + 1 + further + (options.data_targets if plan.model.conditions_on_return else 0)
 
 
 def _training_step(module: OfflineModule, batch_size: int, dims: dict[str, int]) -> Callable[[], None]:

@@ -98,10 +98,10 @@ class Stack(lightning.LightningModule):
         return {"loss": losses.sum(), "losses": losses.detach(), "metrics": metrics}
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW with the model's own parameter groups, and the warm-up of its rates."""
+        """Return AdamW with the model's own parameter groups, and the schedule of its rates."""
         first = self.seeds[0]
         groups = [{**group, "params": self._stacked(group["params"])} for group in first.parameter_groups()]
-        return adamw(groups, first.optimizer_config)
+        return adamw(groups, first.optimizer_config, first.steps)
 
     def configure_gradient_clipping(
         self,

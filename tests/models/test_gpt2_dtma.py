@@ -88,6 +88,20 @@ def test_both_groups_warm_up():
         schedule.step()
 
 
+def test_rates_fall_linearly_to_zero_after_the_warm_up():
+    module = build()
+    module.optimizer_config.decay, module.optimizer_config.warmup_steps, module.steps = "linear", 4, 10
+    configured = module.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    found = []
+    for _ in range(11):
+        found.append([group["lr"] / module.optimizer_config.learning_rate for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    expected = [0.25, 0.45, 0.6, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
+    assert found == [pytest.approx([share, share]) for share in expected]
+
+
 def test_gates_are_logged_per_head():
     module = build()
     _, metrics = module.loss(windows(module))
