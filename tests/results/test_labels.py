@@ -98,8 +98,24 @@ def test_values_are_written_as_set_takes_them():
     assert changes.changes_between(before, after) == expected
 
 
-def test_recorded_results_are_named_by_their_changes_where_their_suite_is_still_known():
+#: What the preset `quick` was when the recorded results were made.
+OLD_QUICK = {
+    "config": {
+        "data": {"steps": 100_000},
+        "training": {"steps": 300, "checkpoint_every": 50, "log_every": 10},
+        "optimizer": {"learning_rate": 1e-3, "warmup_steps": 50},
+        "evaluation": {"episodes": 10, "all_targets": False},
+    },
+    "models": {
+        name: {"model": {"backbone": "bundled", "layers": 4, "heads": 4, "width": 128, **more}}
+        for name, more in {"gpt2_dt": {}, "lamo": {"language_weight": 0.0}, "gpt2_dtma": {}}.items()
+    },
+}
+
+
+def test_recorded_results_are_named_by_their_changes_where_their_suite_is_still_known(monkeypatch):
     """Those of the first schema do not hold their changes; d4rl-long@1 is no more."""
+    monkeypatch.setattr(changes, "load_preset", lambda name: OLD_QUICK)
     found = sections(scan(samples.RECORDED)[0])
     labels = {section.suite: [row.label for row in section.rows] for section in found}
     assert not [label for label in labels["d4rl-short@1"] if "+" in label]
