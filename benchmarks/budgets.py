@@ -39,7 +39,7 @@ RECORD, TABLE = HERE / "budgets.json", HERE / "budgets.md"
 DECAY = (
     "`quick` trains 55 s with what was chosen, and `learn` eight times as long. In both, the rate of every model falls",
     "linearly to 0 after its warm-up (`optimizer.decay: linear`), which the trials did not have. It was tried with",
-    "`gpt2_dtma` alone, with the settings of `quick` and seeds 100 and 101. With it the scores were 34.5 and 46.7 (with a",
+    "`gpt2_dtma` alone, with the settings of `quick` and seeds 100 and 101. There it scored 34.5 and 46.7 (with a",
     "constant rate 29.9 and 45.0) on hopper-medium, 56.5 and 42.0 (26.8 and 18.9) on walker2d-medium, 60.8 and 36.8",
     "(19.8 and 52.7) on pointmaze-dtma-medium; the training loss was lower in all six pairs.",
 )
