@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from threading import Event
 from typing import Any
 from typing import Protocol as Interface
 
@@ -125,11 +122,6 @@ class Episodes:
     lengths: list[int]
     seeds: list[int]
 
-    @classmethod
-    def joined(cls, parts: Sequence[Episodes]) -> Episodes:
-        """Return the episodes of all parts."""
-        return cls(*([value for part in parts for value in vars(part)[entry.name]] for entry in fields(cls)))
-
 
 def evaluate(
     policy: Policy,
@@ -143,9 +135,7 @@ def evaluate(
 ) -> Episodes:
     """Roll out exactly `episodes` episodes, the first of as many environments.
 
-    The return-to-go starts at target / scale and falls by reward / scale (DT, gym/evaluate_episodes.py). Where PyTorch
-    may use several CPU threads, each of them rolls out a share of the episodes, so that `policy.act` is called from
-    several threads. The episodes are the same, however many there are.
+    The return-to-go starts at target / scale and falls by reward / scale (DT, gym/evaluate_episodes.py).
 
     Args:
         policy: the policy, in evaluation mode.
@@ -165,34 +155,12 @@ def evaluate(
     mode = None if watch is None else "rgb_array"
     horizon, kwargs = protocol.max_episode_steps, protocol.env_kwargs
     envs = [make_environment(protocol.env_id, horizon, mode, kwargs) for _ in seeds]
-    device = torch.device(device)
-    given_up = Event()
-
-    def roll_out(rows: slice) -> Episodes:
-        with _set_on_error(given_up), torch.no_grad(), autocast(device, precision):
-            return _roll_out(policy, protocol, target, envs[rows], seeds[rows], device, watch, given_up)
-
-    shares = 1 if watch or device.type != "cpu" else min(torch.get_num_threads(), -(-episodes // BLOCK))
-    bounds = np.linspace(0, episodes, shares + 1).astype(int)
     try:
-        with one_thread():
-            if shares == 1:
-                return roll_out(slice(None))
-            with ThreadPoolExecutor(shares) as threads, _set_on_error(given_up):
-                return Episodes.joined(list(threads.map(roll_out, map(slice, bounds[:-1], bounds[1:]))))
+        with one_thread(), torch.no_grad(), autocast(torch.device(device), precision):
+            return _roll_out(policy, protocol, target, envs, seeds, torch.device(device), watch)
     finally:
         for env in envs:
             env.close()
-
-
-@contextmanager
-def _set_on_error(event: Event) -> Iterator[None]:
-    """Tell other threads about an error or a signal inside the block."""
-    try:
-        yield
-    except BaseException:
-        event.set()
-        raise
 
 
 def _roll_out(
@@ -203,7 +171,6 @@ def _roll_out(
     seeds: list[int],
     device: torch.device,
     watch: Callable[[gym.Env], None] | None,
-    given_up: Event,
 ) -> Episodes:
     space = envs[0].action_space
     if not isinstance(space, gym.spaces.Box):
@@ -237,7 +204,7 @@ def _roll_out(
             if not (terminated or truncated):
                 still.append(env)
         alive = np.asarray(still, dtype=int)
-        if not len(alive) or given_up.is_set():
+        if not len(alive):
             break
     return Episodes(returns.tolist(), lengths.tolist(), seeds)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from dataclasses import replace
 
 import gymnasium as gym
@@ -100,53 +98,6 @@ def test_together_and_singly_are_identical(precision):
         assert part.seeds == together.seeds[:episodes]
         assert part.returns == together.returns[:episodes]
         assert part.lengths == together.lengths[:episodes]
-
-
-@pytest.fixture
-def three_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_several_threads_give_identical_episodes(precision, three_threads):
-    threads = set()
-
-    class Counting:
-        context_length = 7
-
-        def act(self, window):
-            threads.add(threading.get_ident())
-            assert torch.get_num_threads() == 1
-            return model.act(window)
-
-    model = policy()
-    shared = evaluate(Counting(), HOPPER, target=3600, episodes=25, seed=8, precision=precision)
-    assert len(threads) == 3
-    torch.set_num_threads(1)
-    assert evaluate(model, HOPPER, target=3600, episodes=25, seed=8, precision=precision) == shared
-
-
-def test_an_error_in_one_thread_ends_the_others(three_threads):
-    """The last thread fails at once; without an end, each of the others would ask for 1,000 actions."""
-    calls = []
-
-    class Failing:
-        context_length = 7
-
-        def act(self, window):
-            calls.append(threading.get_ident())
-            if len(set(calls)) == 3:
-                raise DtbenchError("broken")
-            time.sleep(0.01)
-            return torch.zeros(BLOCK, 1)
-
-    pendulum = EvaluationProtocol("Pendulum-v1", 1000, 1.0, np.zeros(3, np.float32), np.ones(3, np.float32))
-    with pytest.raises(DtbenchError, match="broken"):
-        evaluate(Failing(), pendulum, target=0, episodes=30)
-    assert len(calls) < 100
 
 
 def test_exactly_n_episodes_each_environments_first():
