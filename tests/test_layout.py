@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "dtbench"
 #: From the ground up: a room imports from rooms before it, and from rooms beside it on its own floor only as listed.
 FLOORS = (
     {"_version", "errors", "resources", "determinism", "processes", "signals", "atomic", "hardware"},
-    {"console"},
+    {"console", "spaces"},
     {"locks"},
     {"suites", "environments", "config"},
     {"data", "models", "registry", "evaluation", "analysis", "results"},
