@@ -81,8 +81,8 @@ _OLD_KEYS = ("observation_dim", "action_dim", "max_timesteps")
 class Spaces(Mapping[str, int]):
     """The spaces of a task's data, and how long an episode can be.
 
-    It is also the mapping that models were built from before there were other spaces than vectors: `spaces["action_dim"]`
-    is the size of a continuous action. A model that reads it takes nothing else, so that it is refused on other tasks.
+    It is also the mapping that models were built from when all observations were vectors: `spaces["action_dim"]` is the
+    size of a continuous action. A model that reads it takes nothing else, so that it is refused on other tasks.
 
     Attributes:
         observation: what the agent sees.
