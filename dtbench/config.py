@@ -28,11 +28,25 @@ PRECISIONS = (
 #: Lightning's short names of precisions, and the ones it uses itself.
 _SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
 #: What the learning rate does after its warm-up.
-DECAYS = ("none", "linear")
+DECAYS = ("none", "linear", "cosine")
+#: Which parameters have weight decay: all of them, or the weights of linear maps and convolutions only.
+DECAYED = ("all", "maps")
+#: How a discrete action is chosen in evaluation: the one of the largest logit or value, or drawn from their softmax.
+ACTIONS = ("greedy", "sampled")
 #: What `hardware.compile` may be, and PyTorch's name of each mode.
 COMPILE_MODES = {"off": None, "default": "default", "graphs": "reduce-overhead"}
 #: Keys of the section `training` that do not change what a run computes, so that they are not hashed.
 NOT_HASHED = frozenset({"log_every", "checkpoint_every"})
+#: Options that came when there were results already. At these values they are not hashed, so that such a result and a
+#: new run of the same configuration have the same hash.
+ADDED_LATER = {
+    "optimizer": {"decayed": "all", "decay_length": 1.0, "decay_floor": 0.0},
+    "evaluation": {"actions": "greedy", "random_actions": 0.0},
+    "model": {
+        **{"tokens": "gym", "lora_shared": False, "lora_biases": True},
+        **{"quantiles": 200, "target_interval": 2000, "double": False, "clip_rewards": False},
+    },
+}
 
 
 def require(holds: bool, key: str, rule: str, value: object) -> None:
@@ -90,7 +104,14 @@ def require_finite(key: str, value: object) -> None:
 class OptimizerConfig:
     """AdamW with a linear warm-up, and gradient clipping by global norm (0 turns it off).
 
-    After the warm-up the rate is constant, as in the papers, or with `decay: linear` falls to 0 at the last step.
+    After the warm-up the rate is constant, as in the papers' Gym code. With `decay: linear` it falls to 0 at the last
+    step; with `cosine` it follows a cosine, as in DT's Atari code.
+
+    Attributes:
+        decay: see above.
+        decay_length: after how many times the training's steps the falling rate would be 0.
+        decay_floor: share of the rate below which it does not fall.
+        decayed: which parameters have weight decay: `all`, or `maps` (the weights of linear maps and convolutions).
     """
 
     learning_rate: float = 1e-4
@@ -100,12 +121,17 @@ class OptimizerConfig:
     warmup_steps: int = 10_000
     gradient_clip: float = 0.25
     decay: str = "none"
+    decay_length: float = 1.0
+    decay_floor: float = 0.0
+    decayed: str = "all"
 
     def __post_init__(self) -> None:
         require_one_of("optimizer.decay", self.decay, DECAYS)
+        require_one_of("optimizer.decayed", self.decayed, DECAYED)
         self.betas = cast(tuple[float, float], tuple(self.betas))  # YAML has lists only
         require_finite("optimizer", self)
-        require_positive("optimizer", self, "learning_rate", "eps")
+        require_positive("optimizer", self, "learning_rate", "eps", "decay_length")
+        require(0 <= self.decay_floor <= 1, "optimizer.decay_floor", "must lie in [0, 1]", self.decay_floor)
         require_not_negative("optimizer", self, "weight_decay", "warmup_steps", "gradient_clip")
         is_pair = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         require(is_pair, "optimizer.betas", "must be two numbers in [0, 1)", list(self.betas))
@@ -146,17 +172,24 @@ class EvaluationConfig:
         all_targets: also ask for the task's further targets, as a diagnostic.
         data_targets: number of further targets, evenly spaced between the lowest and the highest return in the data,
             as a diagnostic of return-conditioned models; 0 for none.
+        actions: how a discrete action is chosen: `greedy`, or `sampled` from the softmax of the logits.
+        random_actions: share of discrete actions that are drawn uniformly instead (ε of CQL's Atari code).
     """
 
     episodes: int = 100
     every: int = 0
     all_targets: bool = True
     data_targets: int = 0
+    actions: str = "greedy"
+    random_actions: float = 0.0
 
     def __post_init__(self) -> None:
         require_positive("evaluation", self, "episodes")
         require_not_negative("evaluation", self, "every", "data_targets")
         require(self.data_targets != 1, "evaluation.data_targets", "must be 0 or at least 2", self.data_targets)
+        require_one_of("evaluation.actions", self.actions, ACTIONS)
+        is_share = 0 <= self.random_actions <= 1
+        require(is_share, "evaluation.random_actions", "must lie in [0, 1]", self.random_actions)
 
 
 @dataclass
@@ -225,9 +258,16 @@ def hashed_part(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the part of a plain configuration that decides what a run computes; its hash is taken over this."""
     hardware = {"precision": config.get("hardware", {}).get("precision", FLOAT32)}
     return {
-        section: {key: value for key, value in values.items() if section != "training" or key not in NOT_HASHED}
+        section: {key: value for key, value in values.items() if _is_hashed(section, key, value)}
         for section, values in {**config, "hardware": hardware}.items()
     }
+
+
+def _is_hashed(section: str, key: str, value: object) -> bool:
+    if section == "training" and key in NOT_HASHED:
+        return False
+    added = ADDED_LATER.get(section, {})
+    return key not in added or value != added[key]
 
 
 def plain(value: Any) -> Any:
@@ -254,7 +294,7 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> dict[str, Any]:
-    """Load a preset: a mapping with `description`, `config` and per-model `models`.
+    """Load a preset: a mapping with `description`, `config`, per-model `models`, and `domains` with both per domain.
 
     Raises:
         UnknownNameError: no such preset.
@@ -287,10 +327,11 @@ def compose(
         ConfigError: an unknown key, a wrong type or an impossible value; the message names the key.
     """
     config = _untouched(model.config)
-    layers: list[tuple[str, Mapping[str, Any]]] = []
-    if model.defaults is not None:
-        layers.append((f"baselines/{model.name}/config.yaml", read_mapping(model.defaults)))
-    for where, layer in (("preset", preset), (f"suite {suite.name}", vars(suite)), (f"task {task.id}", vars(task))):
+    layers = _published(model, suite.domain)
+    preset_layers = [("preset", preset)]
+    if suite.domain in (preset.get("domains") or {}):
+        preset_layers.append((f"preset, domains.{suite.domain}", preset["domains"][suite.domain]))
+    for where, layer in (*preset_layers, (f"suite {suite.name}", vars(suite)), (f"task {task.id}", vars(task))):
         layers.append((where, layer.get("config") or {}))
         layers.append((f"{where}, models.{model.name}", (layer.get("models") or {}).get(model.name) or {}))
     if file is not None:
@@ -302,6 +343,19 @@ def compose(
     if resolved.hardware.precision == AUTO:
         resolved.hardware.precision = fast_precision(gpu=on_gpu(resolved.hardware))
     return resolved
+
+
+def _published(model: ModelSettings, domain: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return a model's published settings, and those for a suite's domain, which stand beside them in a file."""
+    if model.defaults is None:
+        return []
+    layers: list[tuple[str, Mapping[str, Any]]] = [
+        (f"baselines/{model.name}/config.yaml", read_mapping(model.defaults))
+    ]
+    of_domain = model.defaults.with_name(f"{domain}.yaml")
+    if domain and of_domain.is_file():
+        layers.append((f"baselines/{model.name}/{domain}.yaml", read_mapping(of_domain)))
+    return layers
 
 
 def task_layers(task: Task, model_name: str) -> str:

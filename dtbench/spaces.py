@@ -53,6 +53,11 @@ class Continuous:
         """Numbers per action, and per output of a model."""
         return len(self.low)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one action."""
+        return (self.size,)
+
     def __str__(self) -> str:
         return f"actions of {self.size} numbers"
 
@@ -67,6 +72,11 @@ class Discrete:
     def size(self) -> int:
         """Numbers per output of a model: one for each action."""
         return self.count
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one action."""
+        return ()
 
     def __str__(self) -> str:
         return f"one of {self.count} actions"
@@ -164,7 +174,7 @@ def _count(value: object) -> int:
     return value
 
 
-def _rebuilt(kinds: tuple[type, ...], content: Mapping[str, Any]) -> Any:
+def _rebuilt(kinds: tuple[Any, ...], content: Mapping[str, Any]) -> Any:
     """Build the kind of space whose fields these are."""
     for kind in kinds:
         if set(content) == set(kind.__dataclass_fields__):

@@ -42,6 +42,7 @@ from dtbench.data.store_files import (
 from dtbench.data.store_writer import StoreWriter, naming_the_folder, new_folder, write_metadata
 from dtbench.errors import DataError
 from dtbench.locks import lock
+from dtbench.spaces import Continuous, Discrete, Frames, Vector
 
 
 class TrajectoryStore:
@@ -97,6 +98,17 @@ class TrajectoryStore:
     def action_dim(self) -> int:
         """Width of a continuous action, or the number of discrete ones."""
         return int(self.actions.shape[1]) if self.actions.ndim == 2 else int(self.metadata["action_space"]["n"])
+
+    @property
+    def observation_space(self) -> Vector | Frames:
+        """What the agent sees."""
+        return Vector(self.observation_dim)
+
+    @property
+    def action_space(self) -> Continuous | Discrete:
+        """What it does."""
+        space = self.metadata["action_space"]
+        return Discrete(space["n"]) if "n" in space else Continuous(tuple(space["low"]), tuple(space["high"]))
 
     @cached_property
     def episode_lengths(self) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from dtbench.errors import ConfigError
+from dtbench.spaces import Continuous, Discrete, Frames, Vector
 
 
 def make_environment(
@@ -62,6 +63,36 @@ class FlatObservation(gym.ObservationWrapper):
     def observation(self, observation: Any) -> NDArray[np.float64]:
         vector: NDArray[np.float64] = flatten(self.policy_space, _batched(observation))[0]
         return vector
+
+
+def observation_space(env: gym.Env) -> Vector | Frames:
+    """Return what a policy sees of an environment that `make_environment` made.
+
+    Raises:
+        ConfigError: neither vectors nor stacks of frames.
+    """
+    space = env.observation_space
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        return Vector(space.shape[0])
+    if isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8:
+        return Frames(*space.shape)
+    raise ConfigError(
+        f"Observations of {space} are neither vectors nor stacks of frames (stack, height, width) of uint8."
+    )
+
+
+def action_space(env: gym.Env) -> Continuous | Discrete:
+    """Return what a policy does in an environment.
+
+    Raises:
+        ConfigError: neither a box of one axis nor a number of actions 0 … n − 1.
+    """
+    space = env.action_space
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        return Continuous(tuple(space.low.tolist()), tuple(space.high.tolist()))
+    if isinstance(space, spaces.Discrete) and space.start == 0:
+        return Discrete(int(space.n))
+    raise ConfigError(f"Actions of {space} are neither a box of one axis nor numbered from 0.")
 
 
 def policy_space(space: spaces.Space[Any], env_id: str) -> spaces.Space[Any]:

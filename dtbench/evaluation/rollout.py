@@ -13,16 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dtbench.config import require
+from dtbench.config import ACTIONS, require, require_one_of
 from dtbench.determinism import one_thread
-from dtbench.environments.make import make_environment
+from dtbench.environments.make import action_space, make_environment, observation_space
 from dtbench.errors import DataError, DtbenchError
+from dtbench.evaluation.actions import ActionChoice
 from dtbench.hardware import FLOAT32, autocast
+from dtbench.spaces import Continuous, Discrete, Frames, Vector
 
 #: Rows per forward pass. A matrix product may round differently for another number of rows, and a MuJoCo episode
 #: magnifies the last bit. With blocks of one size, filled up with idle rows, and one CPU thread, a row's result depends
 #: only on the row, so that evaluating episodes together or one by one gives identical returns.
 BLOCK = 10
+#: Steps of which windows are cut out before older ones are forgotten.
+_KEPT = 256
 
 
 class Policy(Interface):
@@ -31,7 +35,7 @@ class Policy(Interface):
     context_length: int
 
     def act(self, window: dict[str, Tensor]) -> Tensor:
-        """Choose the actions of the last step of each window: (B, action_dim) float32."""
+        """Choose the actions of the last step of each window, or their logits: (B, action size) float32."""
         ...
 
 
@@ -43,11 +47,13 @@ class EvaluationProtocol:
         env_id: id of the environment.
         max_episode_steps: steps after which an episode is truncated.
         return_scale: rewards and returns-to-go are divided by it.
-        state_mean: (obs_dim,) float32, subtracted from observations before they enter the window.
+        state_mean: (obs_dim,) float32, subtracted from vectors before they enter the window. Frames enter as they are.
         state_std: (obs_dim,) float32, by which they are then divided.
         delayed_reward: whether the reward of an episode comes with its last step, so that the return-to-go does not
             change before.
         env_kwargs: arguments of the environment's constructor, from the dataset's own specification.
+        actions: how a discrete action is chosen, `greedy` or `sampled`.
+        random_actions: share of discrete actions that are drawn uniformly instead.
     """
 
     env_id: str
@@ -57,6 +63,8 @@ class EvaluationProtocol:
     state_std: NDArray[np.float32]
     delayed_reward: bool = False
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    actions: str = "greedy"
+    random_actions: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -78,14 +86,17 @@ class EvaluationProtocol:
         for name in content:
             require(name in names, f"protocol.{name}", f"must be one of {', '.join(names)}", name)
         for name in names:
-            require(name in content, f"protocol.{name}", "must be given", None)
-        values = dict(content)
+            require(name in content or name in _ADDED_LATER, f"protocol.{name}", "must be given", None)
+        values = {**_ADDED_LATER, **content}
         for name, kind in _PLAIN_FIELDS.items():
             require(type(values[name]) in kind, f"protocol.{name}", f"must be a {kind[0].__name__}", values[name])
         steps = values["max_episode_steps"]
         require(steps > 0, "protocol.max_episode_steps", "must be positive", steps)
         scale = values["return_scale"]
         require(0 < scale < np.inf, "protocol.return_scale", "must be positive and finite", scale)
+        require_one_of("protocol.actions", values["actions"], ACTIONS)
+        share = values["random_actions"]
+        require(0 <= share <= 1, "protocol.random_actions", "must lie in [0, 1]", share)
         for name in ("state_mean", "state_std"):
             values[name] = _numbers(f"protocol.{name}", values[name])
         mean, std = values["state_mean"], values["state_std"]
@@ -101,7 +112,11 @@ _PLAIN_FIELDS: dict[str, tuple[type, ...]] = {
     "return_scale": (float, int),
     "delayed_reward": (bool,),
     "env_kwargs": (dict,),
+    "actions": (str,),
+    "random_actions": (float, int),
 }
+#: Fields that records of older versions lack.
+_ADDED_LATER = {"actions": "greedy", "random_actions": 0.0}
 
 
 def _numbers(key: str, value: Any) -> NDArray[np.float32]:
@@ -148,7 +163,8 @@ def evaluate(
         precision: the training's, one of Lightning's names: with `bf16-mixed` the policy acts under autocast, too.
 
     Raises:
-        DataError: the environment has other observations than the data, or discrete actions.
+        DataError: the environment has other observations than the data.
+        ConfigError: it has observations or actions of a kind that no model takes.
         DtbenchError: the policy's actions have another shape, or are not finite.
     """
     seeds = episode_seeds(seed, episodes)
@@ -172,35 +188,33 @@ def _roll_out(
     device: torch.device,
     watch: Callable[[gym.Env], None] | None,
 ) -> Episodes:
-    space = envs[0].action_space
-    if not isinstance(space, gym.spaces.Box):
-        raise DataError(f"{protocol.env_id} has {space}; only continuous actions can be evaluated.")
-    count, steps = len(envs), protocol.max_episode_steps
-    history = _History(count, steps, policy.context_length, len(protocol.state_mean), space.shape[0], device)
-    observations = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
-    if observations.shape[1:] != protocol.state_mean.shape:
+    seen, space = observation_space(envs[0]), action_space(envs[0])
+    if isinstance(seen, Vector) and seen.shape != protocol.state_mean.shape:
         raise DataError(
-            f"{protocol.env_id} gives observations of shape {observations.shape[1:]}, the data have "
+            f"{protocol.env_id} gives observations of shape {seen.shape}, the data have "
             f"{protocol.state_mean.shape}; use the environment that the data come from."
         )
+    count, steps = len(envs), protocol.max_episode_steps
+    history = _History(count, policy.context_length, seen, space, device)
+    choose = ActionChoice(space, seeds, protocol.actions, protocol.random_actions)
+    observations = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
     returns, lengths = np.zeros(count), np.zeros(count, dtype=int)
     to_go = np.full(count, target / protocol.return_scale)
     alive = np.arange(count)
     for step in range(steps):
-        history.observe(step, (observations - protocol.state_mean) / protocol.state_std, to_go)
-        actions = _act(policy, history, step, alive)
-        history.actions[alive, history.pads + step] = actions
-        bounded = np.clip(actions.cpu().numpy(), space.low, space.high)
+        history.observe(_normalized(observations, seen, protocol), to_go)
+        outputs = _act(policy, history, space.size, step, alive)
+        history.actions[alive, history.now], actions = choose(outputs, alive)
         still = []
         if watch is not None and 0 in alive:
             watch(envs[0])
         for row, env in enumerate(alive):
-            observations[env], reward, terminated, truncated, _ = envs[env].step(bounded[row])
+            observations[env], reward, terminated, truncated, _ = envs[env].step(actions[row])
             returns[env] += float(reward)
             lengths[env] += 1
             if not protocol.delayed_reward:
                 to_go[env] -= float(reward) / protocol.return_scale
-            history.rewards[env, history.pads + step] = float(reward) / protocol.return_scale
+            history.rewards[env, history.now] = float(reward) / protocol.return_scale
             if not (terminated or truncated):
                 still.append(env)
         alive = np.asarray(still, dtype=int)
@@ -214,51 +228,78 @@ def episode_seeds(seed: int, count: int) -> list[int]:
     return [int(np.random.SeedSequence((seed, index)).generate_state(1)[0]) for index in range(count)]
 
 
+def _normalized(
+    observations: NDArray[Any], space: Vector | Frames, protocol: EvaluationProtocol
+) -> NDArray[np.float32] | NDArray[np.uint8]:
+    if isinstance(space, Frames):
+        return observations
+    normalized: NDArray[np.float32] = ((observations - protocol.state_mean) / protocol.state_std).astype(np.float32)
+    return normalized
+
+
 class _History:
-    """All steps so far, after K − 1 zero pads: the window of step t is the slice t … t + K − 1."""
+    """The steps so far, after K − 1 zero pads: the window of a step ends with it and begins K − 1 places before.
+
+    Only the last `_KEPT` or more steps are kept: ten thousands of frames would fill the memory.
+
+    Attributes:
+        now: the current step's place.
+    """
 
     def __init__(
-        self, count: int, steps: int, context: int, observation_dim: int, action_dim: int, device: torch.device
+        self, count: int, context: int, seen: Vector | Frames, space: Continuous | Discrete, device: torch.device
     ) -> None:
         self.context, self.pads = context, context - 1
-        length = self.pads + steps
-        self.observations = torch.zeros(count, length, observation_dim, device=device)
-        self.actions = torch.zeros(count, length, action_dim, device=device)
+        self.step, self.now = -1, self.pads - 1
+        length = self.pads + max(_KEPT, context)
+        frames, discrete = isinstance(seen, Frames), isinstance(space, Discrete)
+        observations = torch.uint8 if frames else torch.float32
+        self.observations = torch.zeros(count, length, *seen.shape, dtype=observations, device=device)
+        actions = torch.int64 if discrete else torch.float32
+        self.actions = torch.zeros(count, length, *space.shape, dtype=actions, device=device)
         self.rewards = torch.zeros(count, length, device=device)
         self.returns_to_go = torch.zeros(count, length, device=device)
-        self.timesteps = (torch.arange(length, device=device) - self.pads).clamp(min=0)
-        self.padding_mask = torch.arange(length, device=device) >= self.pads
 
-    def observe(self, step: int, observations: NDArray[np.floating], returns_to_go: NDArray[np.float64]) -> None:
-        position = self.pads + step
-        self.observations[:, position] = torch.from_numpy(observations.astype(np.float32)).to(self.observations)
-        self.returns_to_go[:, position] = torch.from_numpy(returns_to_go).to(self.returns_to_go)
+    def observe(self, observations: NDArray[Any], returns_to_go: NDArray[np.float64]) -> None:
+        """Begin the next step with what is seen before it: (count, …), and (count,)."""
+        self.step, self.now = self.step + 1, self.now + 1
+        if self.now == self.rewards.shape[1]:
+            self._forget()
+        self.observations[:, self.now] = torch.from_numpy(observations).to(self.observations)
+        self.returns_to_go[:, self.now] = torch.from_numpy(returns_to_go).to(self.returns_to_go)
 
-    def window(self, step: int, rows: Tensor) -> dict[str, Tensor]:
-        """Return the window of `step` for the environments `rows`; its last action and reward are still 0."""
-        part = slice(step, step + self.context)
+    def _forget(self) -> None:
+        """Move the last K − 1 steps to the front, and empty what comes after them."""
+        for values in (self.observations, self.actions, self.rewards, self.returns_to_go):
+            values[:, : self.pads] = values[:, self.now - self.pads :].clone()
+            values[:, self.pads :] = 0
+        self.now = self.pads
+
+    def window(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the current window of the environments `rows`; its last action and reward are still 0."""
+        part = slice(self.now - self.pads, self.now + 1)
+        timesteps = torch.arange(self.step - self.pads, self.step + 1, device=self.rewards.device)
         return {
             "observations": self.observations[rows, part],
             "actions": self.actions[rows, part],
             "rewards": self.rewards[rows, part],
             "returns_to_go": self.returns_to_go[rows, part],
-            "timesteps": self.timesteps[part].expand(len(rows), -1),
-            "padding_mask": self.padding_mask[part].expand(len(rows), -1),
+            "timesteps": timesteps.clamp(min=0).expand(len(rows), -1),
+            "padding_mask": (timesteps >= 0).expand(len(rows), -1),
         }
 
 
-def _act(policy: Policy, history: _History, step: int, alive: NDArray[np.int_]) -> Tensor:
-    """Choose the actions of all running environments in forward passes of one size: (rows, action_dim).
+def _act(policy: Policy, history: _History, size: int, step: int, alive: NDArray[np.int_]) -> Tensor:
+    """Ask the policy about all running environments in forward passes of one size: (rows, action size).
 
     Raises:
-        DtbenchError: an action has another shape, which would be broadcast, or is not finite, with which MuJoCo would
-            continue and return NaN.
+        DtbenchError: what it returns has another shape, which would be broadcast, or is not finite, with which MuJoCo
+            would continue and return NaN.
     """
-    rows = torch.from_numpy(alive).to(history.actions.device)
+    rows = torch.from_numpy(alive).to(history.rewards.device)
     idle = -len(rows) % BLOCK
     blocks = torch.split(torch.cat((rows, rows[:1].expand(idle))), BLOCK)
-    needed = (BLOCK, history.actions.shape[-1])
-    actions = torch.cat([_checked(policy, policy.act(history.window(step, block)), needed) for block in blocks])
+    actions = torch.cat([_checked(policy, policy.act(history.window(block)), (BLOCK, size)) for block in blocks])
     actions = actions[: len(rows)]
     if not torch.isfinite(actions).all():
         raise DtbenchError(
@@ -277,5 +318,5 @@ def _checked(policy: Policy, actions: Any, needed: tuple[int, int]) -> Tensor:
         f"shape {tuple(actions.shape)}" if isinstance(actions, Tensor) else f"a {kind.__module__}.{kind.__qualname__}"
     )
     raise DtbenchError(
-        f"{type(policy).__name__}.act returned {found}, but a tensor of shape (B, action_dim) = {needed} is needed."
+        f"{type(policy).__name__}.act returned {found}, but a tensor of shape (B, action size) = {needed} is needed."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +17,23 @@ from dtbench.determinism import seed_torch
 from dtbench.errors import ConfigError
 from dtbench.hardware import on_gpu
 from dtbench.models.checkpoint import load_checkpoint
+from dtbench.models.parts.actions import action_loss, mean_over_real
 from dtbench.models.parts.activations import ACTIVATIONS
 from dtbench.models.parts.initial_weights import INITS, PUBLISHED, SMALL
 from dtbench.models.parts.language_loss import LanguageLoss
-from dtbench.models.parts.memory import Numbers, mlp_bytes, state_bytes, trunk_bytes
-from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_PER_STEP, TrajectoryEmbedding
+from dtbench.models.parts.memory import Numbers, frame_bytes, mlp_bytes, state_bytes, trunk_bytes
+from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_PER_STEP
 from dtbench.models.parts.trunk import Trunk, TrunkConfig
+from dtbench.spaces import Frames, Spaces
+
+__all__ = ["OfflineModule", "SequenceConfig", "SequencePolicy", "Window", "mean_over_real"]  # for a model of your own
 
 Window = dict[str, Tensor]
 #: More blocks than any trunk has; building them would take minutes before the mistake is found.
 MOST_LAYERS = 1000
 _RECENT = 100
+#: What `optimizer.decayed: maps` means.
+_MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 class OfflineModule(lightning.LightningModule):
@@ -37,11 +44,12 @@ class OfflineModule(lightning.LightningModule):
 
     Args:
         config: the run's configuration; its section `model` is an instance of this class's `Config`.
-        dims: `observation_dim`, `action_dim` and `max_timesteps` (the length of the longest episode).
+        spaces: what the agent sees and does, and how long an episode can be.
         seed: seeds the initial weights and everything random in training, e.g. dropout.
 
     Attributes:
         options: the section `model` of the configuration.
+        spaces: see above.
         context_length: K, time steps per window.
         initial_weights: where the initial weights come from; stored in every result and shown in the leaderboard.
         step: 0-based step of the training, for losses that change over time.
@@ -51,9 +59,10 @@ class OfflineModule(lightning.LightningModule):
     Config: ClassVar[type]
     options: Any
 
-    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
+    def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
         super().__init__()
-        self.save_hyperparameters({"config": config.to_dict(), "dims": dict(dims), "seed": seed})
+        self.spaces = Spaces.of(spaces)
+        self.save_hyperparameters({"config": config.to_dict(), "spaces": self.spaces.to_dict(), "seed": seed})
         self.options = config.model
         self.optimizer_config, self.steps = config.optimizer, config.training.steps
         self.context_length, self.log_every = config.training.context_length, config.training.log_every
@@ -73,12 +82,13 @@ class OfflineModule(lightning.LightningModule):
         checkpoint = load_checkpoint(path)
         try:
             arguments = checkpoint[cls.CHECKPOINT_HYPER_PARAMS_KEY]
-            config, dims, seed = arguments["config"], dict(arguments["dims"]), int(arguments["seed"])
+            spaces = arguments["spaces"] if "spaces" in arguments else arguments["dims"]  # before there were frames
+            config, spaces, seed = arguments["config"], Spaces.of(spaces), int(arguments["seed"])
             weights = checkpoint["state_dict"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise ConfigError(f"{path} is not a checkpoint of a dtbench model.") from error
         try:
-            module = cls(from_dict(config, cls.Config), dims, seed)
+            module = cls(from_dict(config, cls.Config), spaces, seed)
             module.load_state_dict(weights)
         except (RuntimeError, TypeError, AttributeError, KeyError) as error:
             raise ConfigError(f"{path} does not hold the weights of {cls.__name__}.") from error
@@ -152,7 +162,8 @@ class OfflineModule(lightning.LightningModule):
             window: as in training; the last step's action is 0, because it is not taken yet.
 
         Returns:
-            (B, action_dim) float32.
+            (B, action size) float32: a continuous action itself; of discrete ones the logits or values of all, among
+            which the evaluation chooses.
         """
         raise NotImplementedError
 
@@ -176,8 +187,20 @@ class OfflineModule(lightning.LightningModule):
         return ()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return AdamW's parameter groups; by default one, with weight decay on all parameters as in DT's code."""
-        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+        """Return AdamW's parameter groups; by default of all that is trained, as `optimizer.decayed` divides it."""
+        return self.divided_by_decay([parameter for parameter in self.parameters() if parameter.requires_grad])
+
+    def divided_by_decay(self, parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+        """Divide parameters into groups with and without weight decay; all have it as in DT's Gym code, by default.
+
+        With `optimizer.decayed: maps` only the weights of linear maps and convolutions have it, as in minGPT.
+        """
+        if self.optimizer_config.decayed == "all":
+            return [{"params": list(parameters)}]
+        maps = {id(module.weight) for module in self.modules() if isinstance(module, _MAPS)}
+        decayed = [parameter for parameter in parameters if id(parameter) in maps]
+        others = [parameter for parameter in parameters if id(parameter) not in maps]
+        return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with the schedule of its learning rate."""
@@ -201,8 +224,7 @@ def adamw(groups: Sequence[dict[str, Any]], options: OptimizerConfig, steps: int
 
     def share(step: int) -> float:
         """Return the share of the rate that a (0-based) step has."""
-        warm = min(1.0, (step + 1) / max(1, options.warmup_steps))
-        return warm * max(0.0, 1 - step / steps) if options.decay == "linear" else warm
+        return rate_share(step, steps, options)
 
     optimizer = torch.optim.AdamW(
         list(groups),
@@ -216,14 +238,18 @@ def adamw(groups: Sequence[dict[str, Any]], options: OptimizerConfig, steps: int
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def mean_over_real(values: Tensor, padding_mask: Tensor) -> Tensor:
-    """Average over the real steps: (B, K, …), and (B, K) bool with True = real → scalar.
+def rate_share(step: int, steps: int, options: OptimizerConfig) -> float:
+    """Return the share of the learning rate that the (0-based) step of a training of `steps` has.
 
-    Unlike in `values[padding_mask].mean()` no shape depends on the mask: a GPU need not wait for it, and `torch.vmap`
-    and `torch.compile` can take it.
+    `cosine` counts a step's own windows as seen, as DT's Atari code counts its tokens (mingpt/trainer_atari.py).
     """
-    real = padding_mask.reshape(*padding_mask.shape, *[1] * (values.dim() - padding_mask.dim()))
-    return torch.where(real, values, 0.0).mean() * (padding_mask.numel() / padding_mask.sum())
+    warm = min(1.0, (step + 1) / max(1, options.warmup_steps))
+    if options.decay == "none" or (options.decay == "cosine" and warm < 1):
+        return warm
+    if options.decay == "linear":
+        return warm * max(options.decay_floor, 1 - step / (options.decay_length * steps))
+    done = (step + 1 - options.warmup_steps) / max(1, options.decay_length * steps - options.warmup_steps)
+    return max(options.decay_floor, 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
 @dataclass
@@ -236,7 +262,7 @@ class SequenceConfig:
         width: size of a token.
         activation: `relu`, `gelu` or `gelu_new` (GPT-2's).
         dropout: dropout of embeddings, attention weights and residuals.
-        tanh: whether actions go through tanh, which bounds them to [−1, 1].
+        tanh: whether the head's outputs go through tanh, which bounds actions to [−1, 1].
         init: initial weights of embeddings and head: `published` (PyTorch's defaults), or `small` (N(0, 0.02)).
     """
 
@@ -275,19 +301,19 @@ class SequenceConfig:
 
 
 class SequencePolicy(OfflineModule):
-    """Tokens → trunk → action head on the state tokens; mean squared error over the real steps.
+    """Tokens → trunk → action head on the state tokens; squared error or cross-entropy over the real steps.
 
     A subclass builds `embedding`, `trunk` and `head`, and `language` if it has a language loss. DT, GPT-2-DT, LaMo,
     GPT2-DTMA and DC differ only in these parts and in which weights are trained.
     """
 
-    embedding: TrajectoryEmbedding
+    embedding: nn.Module  # `TokenEmbedding`, or another with its call
     trunk: Any  # `Trunk`, or an adapter with its call
     head: nn.Module
     language: LanguageLoss | None
 
-    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
-        super().__init__(config, dims, seed)
+    def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
+        super().__init__(config, spaces, seed)
         self.language = None
 
     def forward(self, window: Window, select: slice = STATE_TOKENS) -> Tensor:
@@ -298,13 +324,13 @@ class SequencePolicy(OfflineModule):
             select: the state tokens to predict from.
 
         Returns:
-            (B, K, action_dim), or fewer steps where fewer tokens are selected.
+            (B, K, action size), or fewer steps where fewer tokens are selected.
         """
         tokens, token_mask = self.embedding(window)
         return self.head(self.trunk(tokens, token_mask, select))
 
     def predict(self, batch: Window) -> Tensor:
-        """Call `forward` for the loss: (B, K, action_dim); `compile_training` puts compiled code in its place."""
+        """Call `forward` for the loss: (B, K, action size); `compile_training` puts compiled code in its place."""
         return self(batch)
 
     def compile_training(self, **options: Any) -> bool:
@@ -318,8 +344,7 @@ class SequencePolicy(OfflineModule):
         return self.language is None and isinstance(self.trunk, Trunk)  # the language loss draws texts
 
     def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
-        error, real = self.predict(batch) - batch["actions"], batch["padding_mask"]
-        return mean_over_real(error.square(), real), {"action_mae": mean_over_real(error.detach().abs(), real)}
+        return action_loss(self.spaces.action, self.predict(batch), batch["actions"], batch["padding_mask"])
 
     def activation_bytes(self, batch_size: int, numbers: Numbers) -> int:
         """Estimate what the trunk, its embeddings and the language loss keep for the backward pass."""
@@ -328,15 +353,18 @@ class SequencePolicy(OfflineModule):
         if not isinstance(config, TrunkConfig):  # a trunk from outside
             return mlp_bytes(self, batch_size * tokens, numbers)
         embedded = 4 * batch_size * tokens * config.width * numbers.bytes_per_value
+        embedded += frame_bytes(self.embedding, batch_size * self.context_length, numbers)
         kept = trunk_bytes(self.trunk, batch_size, tokens, self.context_length, numbers)
         text = self.language.activation_bytes(self.trunk, numbers) if self.language is not None else 0
         return embedded + kept + text
 
     def act(self, window: Window) -> Tensor:
-        return self(window, LAST_STATE_TOKEN)[:, 0].float()
+        embed = getattr(self.embedding, "for_acting", self.embedding)  # a model from outside may embed in its own way
+        tokens, token_mask = embed(window)
+        return self.head(self.trunk(tokens, token_mask, LAST_STATE_TOKEN))[:, 0].float()
 
 
-def build_on_meta(model: type[OfflineModule], config: RunConfig, dims: Mapping[str, int]) -> OfflineModule:
+def build_on_meta(model: type[OfflineModule], config: RunConfig, spaces: Spaces) -> OfflineModule:
     """Build a model without memory for its weights, so that impossible sizes are found before any run.
 
     All weights are on PyTorch's `meta` device, and pretrained weights are read as shapes only. Call `prepare` before. A
@@ -349,12 +377,12 @@ def build_on_meta(model: type[OfflineModule], config: RunConfig, dims: Mapping[s
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
-                return model(config, dims)
+                return model(config, spaces)
         except (NotImplementedError, RuntimeError, TypeError):
-            return model(config, dims)
+            return model(config, spaces)
 
 
-def estimate_memory(module: OfflineModule, config: RunConfig, dims: Mapping[str, int]) -> int:
+def estimate_memory(module: OfflineModule, config: RunConfig, spaces: Spaces) -> int:
     """Estimate roughly the bytes that a training step needs on the device it runs on.
 
     Weights, gradients and AdamW's two moments are counted exactly (16 bytes per trained parameter, 4 per other one);
@@ -364,11 +392,12 @@ def estimate_memory(module: OfflineModule, config: RunConfig, dims: Mapping[str,
     Args:
         module: the model, e.g. from `build_on_meta`.
         config: its configuration.
-        dims: `observation_dim` and `action_dim`.
+        spaces: what a window holds.
     """
     training, hardware = config.training, config.hardware
     size = 2 if "16" in hardware.precision else 8 if "64" in hardware.precision else 4
-    values_per_step = 2 * dims["observation_dim"] + dims["action_dim"] + 8
-    batch = 4 * training.batch_size * training.context_length * values_per_step
+    seen = spaces.observation
+    observation_bytes = math.prod(seen.shape) * (1 if isinstance(seen, Frames) else 4)
+    batch_bytes = training.batch_size * training.context_length * (2 * observation_bytes + 4 * (spaces.action.size + 8))
     activations = module.activation_bytes(training.batch_size, Numbers(size, fused_attention=on_gpu(hardware)))
-    return state_bytes(module) + activations + batch
+    return state_bytes(module) + activations + batch_bytes

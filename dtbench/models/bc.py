@@ -14,10 +14,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from dtbench.config import RunConfig, require, require_one_of, require_positive
-from dtbench.models.base import OfflineModule, Window, mean_over_real
+from dtbench.errors import ConfigError
+from dtbench.models.base import OfflineModule, Window
+from dtbench.models.parts.actions import action_loss
 from dtbench.models.parts.dropout import Dropout
 from dtbench.models.parts.heads import Float32Linear
 from dtbench.models.parts.memory import Numbers, mlp_bytes
+from dtbench.models.parts.observations import FrameEncoder
+from dtbench.spaces import Spaces, Vector
 
 #: What the MLP sees; what `top_fraction` is a share of.
 STATES, TOP_BY = ("step", "window"), ("trajectories", "steps")
@@ -25,13 +29,13 @@ STATES, TOP_BY = ("step", "window"), ("trajectories", "steps")
 
 @dataclass
 class BehaviourCloningConfig:
-    """An MLP with ReLU.
+    """An MLP with ReLU; frames pass convolutions first, whose output its first hidden layer takes.
 
     Attributes:
         layers: hidden layers.
         width: units of a hidden layer.
         dropout: dropout behind each hidden layer.
-        tanh: whether actions go through tanh, which bounds them to [−1, 1].
+        tanh: whether the outputs go through tanh, which bounds actions to [−1, 1].
         states: `step`: each action is predicted from its own state; `window`: the last action of a window is predicted
             from all its states.
         top_fraction: share of the data to train on, best return first; 1 leaves that to the task.
@@ -59,21 +63,29 @@ class BehaviourCloningConfig:
 
 
 class BehaviourCloning(OfflineModule):
-    """State or states → action by mean squared error."""
+    """State or states → action, by squared error or cross-entropy."""
 
     Config = BehaviourCloningConfig
 
-    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
-        super().__init__(config, dims, seed)
+    def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
+        super().__init__(config, spaces, seed)
         options, layers = self.options, list[nn.Module]()
         self.sees_window = options.states == "window"
-        width = dims["observation_dim"] * (self.context_length if self.sees_window else 1)
-        for _ in range(options.layers):
-            layers += [nn.Linear(width, options.width), nn.ReLU()]
+        first = self._first_layer()
+        for index in range(options.layers):
+            layers += [nn.Linear(options.width, options.width) if index else first, nn.ReLU()]
             layers += [Dropout(options.dropout)] if options.dropout else []
-            width = options.width
-        layers.append(Float32Linear(width, dims["action_dim"]))
+        layers.append(Float32Linear(options.width, self.spaces.action.size))
         self.network = nn.Sequential(*layers, *([nn.Tanh()] if options.tanh else []))
+
+    def _first_layer(self) -> nn.Module:
+        """Return the map of what the network sees to the first hidden layer."""
+        seen, width = self.spaces.observation, self.options.width
+        if isinstance(seen, Vector):
+            return nn.Linear(seen.size * (self.context_length if self.sees_window else 1), width)
+        if self.sees_window:
+            raise ConfigError(f"model.states=window joins vectors, and the task shows {seen}; set model.states=step.")
+        return FrameEncoder(seen, width)
 
     @property
     def window_options(self) -> dict[str, Any]:
@@ -83,16 +95,14 @@ class BehaviourCloning(OfflineModule):
         return {**wanted, "top_fraction": options.top_fraction} if options.top_fraction < 1 else wanted
 
     def forward(self, states: Tensor) -> Tensor:
-        """(…, obs_dim) → (…, action_dim); with `states: window` (B, K · obs_dim) → (B, action_dim)."""
+        """Observations (…, shape) → (…, action size); with `states: window` (B, K · obs_dim) → (B, action size)."""
         return self.network(states)
 
     def loss(self, batch: Window) -> tuple[Tensor, dict[str, Tensor]]:
-        actions, real = batch["actions"], batch["padding_mask"]
+        space, actions, real = self.spaces.action, batch["actions"], batch["padding_mask"]
         if self.sees_window:
-            error, real = self(_joined(batch)) - actions[:, -1], real[:, -1]
-        else:
-            error = self(batch["observations"]) - actions
-        return mean_over_real(error.square(), real), {"action_mae": mean_over_real(error.detach().abs(), real)}
+            return action_loss(space, self(_joined(batch)), actions[:, -1], real[:, -1])
+        return action_loss(space, self(batch["observations"]), actions, real)
 
     @property
     def stackable(self) -> bool:

@@ -1,6 +1,7 @@
 """Conservative Q-Learning (Kumar et al., 2020, arXiv 2006.04779; young-geng/CQL, and cql.py of CORL).
 
-With `calibrated` it is Cal-QL (Nakamoto et al., 2023, arXiv 2303.05479) before its online phase.
+With `calibrated` it is Cal-QL (Nakamoto et al., 2023, arXiv 2303.05479) before its online phase. On tasks with discrete
+actions it is the paper's discrete CQL, on quantiles (`parts.quantiles`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from dtbench.config import RunConfig, require, require_not_negative, require_pos
 from dtbench.models.base import OfflineModule, Window
 from dtbench.models.parts.heads import Float32Linear
 from dtbench.models.parts.memory import Numbers, mlp_bytes
+from dtbench.models.parts.quantiles import DiscreteCql, QuantileCritic
+from dtbench.spaces import Discrete, Spaces
 
 _LOG_STD_RANGE = (-20.0, 2.0)
 #: Actions of the data are kept away from ±1, where a squashed Gaussian has no density.
@@ -29,9 +32,10 @@ _CLIP_ACTION = 0.999
 
 @dataclass
 class CqlConfig:
-    """SAC with twin critics and a conservative penalty.
+    """SAC with twin critics and a conservative penalty; of discrete actions, quantile regression with that penalty.
 
-    `optimizer.learning_rate` applies to the critics and to the Lagrange multiplier.
+    `optimizer.learning_rate` applies to the critics and to the Lagrange multiplier. Of discrete actions only `width`,
+    `critic_layers`, `discount`, `penalty_weight`, the reward's scale and bias and the last four options count.
 
     Attributes:
         width: units of a hidden layer.
@@ -57,6 +61,10 @@ class CqlConfig:
         orthogonal: whether the critics' initial weights are orthogonal.
         reward_scale: raw rewards r become reward_scale · r + reward_bias.
         reward_bias: see `reward_scale`.
+        quantiles: quantiles per discrete action.
+        target_interval: steps after which the target of a discrete critic is renewed.
+        double: whether the next discrete action is chosen by the critic itself instead of its target.
+        clip_rewards: whether rewards of a task with discrete actions are clipped to [−1, 1].
     """
 
     width: int = 256
@@ -80,10 +88,15 @@ class CqlConfig:
     orthogonal_policy: bool = False
     reward_scale: float = 1.0
     reward_bias: float = 0.0
+    quantiles: int = 200
+    target_interval: int = 2000
+    double: bool = False
+    clip_rewards: bool = False
 
     def __post_init__(self) -> None:
         require_positive("model", self, "width", "policy_layers", "critic_layers", "sampled_actions")
         require_positive("model", self, "temperature", "policy_learning_rate")
+        require_positive("model", self, "quantiles", "target_interval")
         require_not_negative("model", self, "clone_steps", "penalty_weight")
         require(0 <= self.discount < 1, "model.discount", "must lie in [0, 1)", self.discount)
         require(0 < self.target_rate <= 1, "model.target_rate", "must lie in (0, 1]", self.target_rate)
@@ -149,16 +162,22 @@ class ConservativeQLearning(OfflineModule):
 
     Config = CqlConfig
 
-    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
-        super().__init__(config, dims, seed)
-        options = self.options
-        sizes = (dims["observation_dim"], dims["action_dim"], options.width)
+    def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
+        super().__init__(config, spaces, seed)
+        options, spaces = self.options, self.spaces
+        self.discrete: DiscreteCql | None = None
+        if isinstance(spaces.action, Discrete):
+            size = (options.quantiles, options.width, options.critic_layers)
+            critic = QuantileCritic(spaces.observation, spaces.action.count, *size)
+            self.discrete = DiscreteCql(critic, options.discount, options.double)
+            return
+        sizes = (spaces["observation_dim"], spaces["action_dim"], options.width)
         self.policy = SquashedGaussianPolicy(*sizes, options.policy_layers, options.orthogonal_policy)
         self.critics = TwinCritics(*sizes, options.critic_layers, options.orthogonal)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.zeros(()))
         self.log_multiplier = nn.Parameter(torch.ones(()), requires_grad=options.lagrange)
-        self.target_entropy = -float(dims["action_dim"])
+        self.target_entropy = -float(spaces["action_dim"])
 
     @property
     def window_options(self) -> dict[str, Any]:
@@ -170,7 +189,13 @@ class ConservativeQLearning(OfflineModule):
         real = batch["padding_mask"]
         names = ("observations", "actions", "rewards", "next_observations", "terminations")
         observations, actions, rewards, following, ended = (batch[name][real] for name in names)
+        if self.options.clip_rewards and self.discrete is not None:
+            rewards = rewards.clamp(-1, 1)
         rewards = self.options.reward_scale * rewards + self.options.reward_bias
+        if self.discrete is not None:
+            td_loss, difference = self.discrete.losses(observations, actions, rewards, following, ended.float())
+            metrics = {"td_loss": td_loss.detach(), "conservative_difference": difference.detach()}
+            return td_loss + self.options.penalty_weight * difference, metrics
         alpha = self.log_alpha.exp().detach()
         new_actions, log_pi = self.policy.sample(observations)
         alpha_loss = -(self.log_alpha * (log_pi.detach() + self.target_entropy)).mean()
@@ -255,6 +280,8 @@ class ConservativeQLearning(OfflineModule):
         return multiplier.detach() * excess, -0.5 * (multiplier * excess.detach()).sum()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
+        if self.discrete is not None:
+            return super().parameter_groups()
         rate = self.options.policy_learning_rate
         critics = list(self.critics.parameters())
         if self.options.lagrange:
@@ -263,6 +290,10 @@ class ConservativeQLearning(OfflineModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
+        if self.discrete is not None:
+            if (self.step + 1) % self.options.target_interval == 0:
+                self.discrete.update_target()
+            return
         with torch.no_grad():
             for old, new in zip(self.target_critics.parameters(), self.critics.parameters(), strict=True):
                 old.lerp_(new, self.options.target_rate)
@@ -270,10 +301,15 @@ class ConservativeQLearning(OfflineModule):
     def activation_bytes(self, batch_size: int, numbers: Numbers) -> int:
         """Estimate what the networks keep: the critics judge every sampled action of every state."""
         states, sampled = batch_size * self.context_length, self.options.sampled_actions
+        if self.discrete is not None:
+            return mlp_bytes(self.discrete.critic, 2 * states, numbers)
         return mlp_bytes(self.critics, states * (1 + 3 * sampled), numbers) + mlp_bytes(self.policy, states, numbers)
 
     def act(self, window: Window) -> Tensor:
-        return self.policy.mode(window["observations"][:, -1]).float()
+        observations = window["observations"][:, -1]
+        return (
+            self.discrete(observations).float() if self.discrete is not None else self.policy.mode(observations).float()
+        )
 
 
 def mlp(inputs: int, outputs: int, width: int, layers: int, orthogonal: bool) -> nn.Sequential:

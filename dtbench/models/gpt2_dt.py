@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from dtbench.config import RunConfig, require_not_negative, require_one_of, require_positive
 from dtbench.errors import ConfigError
 from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
-from dtbench.models.base import SequencePolicy, Window, mean_over_real
+from dtbench.models.base import SequencePolicy, Window
+from dtbench.models.parts.actions import mean_over_real
 from dtbench.models.parts.heads import ActionHead, SharedHead
 from dtbench.models.parts.initial_weights import SMALL, shrink
 from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.tokens import TrajectoryEmbedding
+from dtbench.spaces import Spaces
 
 _ROUNDS = 20
 
@@ -59,34 +62,30 @@ class Gpt2Dt(SequencePolicy):
 
     Config = Gpt2DtConfig
     options: Gpt2DtConfig
+    embedding: TrajectoryEmbedding
     centres: Tensor | None
 
-    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
-        super().__init__(config, dims, seed)
+    def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
+        super().__init__(config, spaces, seed)
         options = self.options
         backbone = options.load()
         tables, width = backbone.language, backbone.config.width
         self.initial_weights = options.describe_weights(backbone.description)
-        self.embedding = TrajectoryEmbedding(
-            dims["observation_dim"],
-            dims["action_dim"],
-            width,
-            dims["max_timesteps"],
-            norm_before_time=True,
-            kind=options.embedding,
-        )
+        self.embedding = TrajectoryEmbedding(self.spaces, width, norm_before_time=True, kind=options.embedding)
         self.trunk = backbone.build(lambda trunk, layer: Attention(trunk))
         reinit_heads(self.trunk, options.reinit_heads)
         if options.shared_projections:
-            self.head: nn.Module = SharedHead(self.embedding.embed_action, options.tanh)
+            embed_action = self.embedding.embed_action
+            assert isinstance(embed_action, nn.Linear | nn.Embedding)  # `Gpt2DtConfig` sees to it
+            self.head: nn.Module = SharedHead(embed_action, options.tanh)
         else:
-            self.head = ActionHead(width, dims["action_dim"], options.tanh, options.head)
+            self.head = ActionHead(width, self.spaces.action.size, options.tanh, options.head)
         if options.init == SMALL:
             shrink(self.embedding, self.head)
         if options.extended_positions:
             positions = untrained_positions(width) if tables is None else tables.positions
             with torch.no_grad():
-                self.embedding.embed_timestep.weight.copy_(extend_positions(positions, dims["max_timesteps"]))
+                self.embedding.embed_timestep.weight.copy_(extend_positions(positions, self.spaces.max_timesteps))
         self.language = build_language_loss(options, backbone, learns=True, positions=True)
         aligned = options.alignment != "none" and options.alignment_weight > 0
         centres = word_centres(tables.words, options.alignment_centres) if aligned and tables is not None else None

@@ -16,6 +16,7 @@ from dtbench.models.parts.heads import ActionHead
 from dtbench.models.parts.initial_weights import SMALL, shrink
 from dtbench.models.parts.mixers import Attention, HeadGatedAttention
 from dtbench.models.parts.tokens import TrajectoryEmbedding
+from dtbench.spaces import Spaces
 
 
 @dataclass
@@ -59,8 +60,8 @@ class Gpt2Dtma(SequencePolicy):
     Config = Gpt2DtmaConfig
     options: Gpt2DtmaConfig
 
-    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
-        super().__init__(config, dims, seed)
+    def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
+        super().__init__(config, spaces, seed)
         options = self.options
         backbone = options.load()
         if backbone.model_type != "gpt2":
@@ -68,18 +69,13 @@ class Gpt2Dtma(SequencePolicy):
         width = backbone.config.width
         self.initial_weights = options.describe_weights(backbone.description)
         self.embedding = TrajectoryEmbedding(
-            dims["observation_dim"],
-            dims["action_dim"],
-            width,
-            dims["max_timesteps"],
-            norm_before_time=not options.time_before_norm,
-            kind=options.embedding,
+            self.spaces, width, norm_before_time=not options.time_before_norm, kind=options.embedding
         )
         self.trunk = backbone.build(lambda trunk, layer: HeadGatedAttention(trunk) if layer == 0 else Attention(trunk))
         if not options.gate:
             self.gated_attention.gate = None
         reinit_heads(self.trunk, options.reinit_heads)
-        self.head = ActionHead(width, dims["action_dim"], options.tanh, options.head)
+        self.head = ActionHead(width, self.spaces.action.size, options.tanh, options.head)
         if options.init == SMALL:
             shrink(self.embedding, self.head)
         self.language = build_language_loss(options, backbone, learns=True, positions=False)
@@ -115,7 +111,8 @@ class Gpt2Dtma(SequencePolicy):
     def parameter_groups(self) -> list[dict[str, Any]]:
         if self.gate is None:
             return super().parameter_groups()
-        return [{"params": list(self.gate.parameters())}, {"params": self._parameters_beside_the_gate(self.gate)}]
+        rest = self._parameters_beside_the_gate(self.gate)
+        return [*self.divided_by_decay(list(self.gate.parameters())), *self.divided_by_decay(rest)]
 
     def frozen_parameters(self, step: int) -> list[nn.Parameter]:
         """Return everything but the gate in a gate step, and the gate in the others.

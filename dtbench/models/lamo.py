@@ -1,21 +1,24 @@
-"""LaMo (Shi et al., 2024, arXiv 2310.20587, ICLR 2024; srzer/LaMo-2023)."""
+"""LaMo (Shi et al., 2024, arXiv 2310.20587, ICLR 2024; srzer/LaMo-2023: experiment-d4rl and experiment-atari)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from dtbench.config import RunConfig, require, require_one_of, require_positive
 from dtbench.errors import ConfigError
 from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
+from dtbench.models.backbone.load import Backbone
 from dtbench.models.base import SequencePolicy, Window
 from dtbench.models.parts.dropout import replace_dropouts
 from dtbench.models.parts.heads import ActionHead
 from dtbench.models.parts.initial_weights import SMALL, shrink
 from dtbench.models.parts.mixers import Attention
-from dtbench.models.parts.tokens import TrajectoryEmbedding
+from dtbench.models.parts.tokens import GYM, TOKENS, TOKENS_PER_STEP, TrajectoryEmbedding
+from dtbench.spaces import Spaces
 
 #: Names of the maps of queries, keys and values: ours, and those of the models of `transformers`.
 LORA_TARGETS = ("query", "key", "value", "q_proj", "k_proj", "v_proj", "query_key_value", "c_attn")
@@ -26,11 +29,16 @@ class LamoConfig(BackboneConfig):
     """MLP embeddings and head, and a frozen GPT-2 with LoRA.
 
     Attributes:
-        trained: which weights of the backbone are trained: `lora` (low-rank updates of queries, keys and values, and
-            their biases), `full` or `frozen`. Embeddings and head are always trained.
+        trained: which weights of the backbone are trained: `lora` (low-rank updates of queries, keys and values),
+            `full` or `frozen`. Embeddings and head are always trained.
         lora_rank: rank of the update for each of queries, keys and values.
         lora_alpha: updates are scaled by lora_alpha / lora_rank.
         lora_dropout: dropout of the updates' input.
+        lora_shared: whether the updates of queries, keys and values share the first of their two maps, as where `peft`
+            adapts GPT-2's one map for all three (the Atari code).
+        lora_biases: whether the biases of the adapted maps are trained as well (the D4RL code).
+        tokens: `gym`, or `atari`: which of the two published codes the tokens follow. The Atari code adds the time
+            vector before the LayerNorm instead of after it, and then the backbone's own vectors of positions.
     """
 
     embedding: str = "mlp"
@@ -40,10 +48,14 @@ class LamoConfig(BackboneConfig):
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.1
+    lora_shared: bool = False
+    lora_biases: bool = True
+    tokens: str = GYM
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_one_of("model.trained", self.trained, ("lora", "full", "frozen"))
+        require_one_of("model.tokens", self.tokens, TOKENS)
         require_positive("model", self, "lora_rank", "lora_alpha")
         require(0 <= self.lora_dropout < 1, "model.lora_dropout", "must lie in [0, 1)", self.lora_dropout)
 
@@ -53,29 +65,27 @@ class Lamo(SequencePolicy):
 
     Config = LamoConfig
     options: LamoConfig
+    embedding: TrajectoryEmbedding
 
-    def __init__(self, config: RunConfig, dims: Mapping[str, int], seed: int = 0) -> None:
-        super().__init__(config, dims, seed)
+    def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
+        super().__init__(config, spaces, seed)
         options = self.options
         backbone = options.load()
         width = backbone.config.width
         self.initial_weights = options.describe_weights(backbone.description)
         self.embedding = TrajectoryEmbedding(
-            dims["observation_dim"],
-            dims["action_dim"],
-            width,
-            dims["max_timesteps"],
-            norm_before_time=True,
-            kind=options.embedding,
+            self.spaces, width, norm_before_time=options.tokens == GYM, kind=options.embedding
         )
+        if options.tokens != GYM:
+            self.embedding.add_positions(_positions(backbone, self.context_length), trained=options.trained == "full")
         self.trunk = backbone.build(lambda trunk, layer: Attention(trunk))
         reinit_heads(self.trunk, options.reinit_heads)
-        self.head = ActionHead(width, dims["action_dim"], options.tanh, options.head)
+        self.head = ActionHead(width, self.spaces.action.size, options.tanh, options.head)
         self.language = build_language_loss(options, backbone, learns=False, positions=False)
         if options.trained != "full":
             self.trunk.requires_grad_(False)
         if options.trained == "lora":
-            add_lora(self.trunk, options.lora_rank, options.lora_alpha, options.lora_dropout)
+            add_lora(self.trunk, options)
         if options.init == SMALL:
             shrink(self.embedding, self.head)
 
@@ -92,10 +102,28 @@ class Lamo(SequencePolicy):
         return loss, metrics
 
 
-def add_lora(trunk: nn.Module, rank: int, alpha: int, dropout: float) -> None:
+def _positions(backbone: Backbone, context_length: int) -> Tensor:
+    """Return the backbone's vectors of the positions of a window's tokens: (3K, width).
+
+    Raises:
+        ConfigError: it has none, or too few.
+    """
+    if backbone.language is None:
+        raise ConfigError(f"model.tokens=atari needs a language model, and {backbone.description} is none.")
+    positions, needed = backbone.language.positions, TOKENS_PER_STEP * context_length
+    if len(positions) < needed:
+        raise ConfigError(
+            f"model.tokens=atari: {backbone.description} has {len(positions)} positions, a window has {needed} "
+            "tokens; lower training.context_length."
+        )
+    return positions[:needed]
+
+
+def add_lora(trunk: nn.Module, options: LamoConfig) -> None:
     """Add low-rank updates, scaled by alpha / rank, to the maps of queries, keys and values of every layer.
 
-    Everything else of the trunk is frozen, except the biases of those maps (`bias='lora_only'` in the reference).
+    Everything else of the trunk is frozen, except the biases of those maps where `lora_biases` says so
+    (`bias='lora_only'` in the D4RL code).
 
     Raises:
         ConfigError: the backbone has no such maps.
@@ -106,6 +134,23 @@ def add_lora(trunk: nn.Module, rank: int, alpha: int, dropout: float) -> None:
     targets = [name for name in LORA_TARGETS if name in names]
     if not targets:
         raise ConfigError(f"LoRA finds none of {', '.join(LORA_TARGETS)} in this backbone; set model.trained=full.")
-    options = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, bias="lora_only")
-    inject_adapter_in_model(options, trunk)
+    settings = LoraConfig(
+        r=options.lora_rank,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.lora_dropout,
+        target_modules=targets,
+        bias="lora_only" if options.lora_biases else "none",
+    )
+    inject_adapter_in_model(settings, trunk)
+    if options.lora_shared:
+        _share_first_maps(trunk)
     replace_dropouts(trunk)
+
+
+def _share_first_maps(trunk: nn.Module) -> None:
+    """Let the updates of a layer's queries, keys and values share their first map, that of the queries."""
+    for attention in trunk.modules():
+        if isinstance(attention, Attention):
+            first: Any = attention.query
+            for adapted in (attention.key, attention.value):
+                adapted.lora_A = first.lora_A

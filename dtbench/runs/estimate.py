@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from dtbench.determinism import one_thread
-from dtbench.environments.make import make_environment
+from dtbench.environments.make import action_space, make_environment, observation_space
 from dtbench.errors import DtbenchError
 from dtbench.hardware import autocast
 from dtbench.models.base import OfflineModule
 from dtbench.results.files import scan
 from dtbench.results.schema import DONE, Result
 from dtbench.runs.plan import RunPlan
+from dtbench.spaces import Discrete, Frames, Spaces
 
 #: Seconds that a process takes to import torch, open its data and write its files.
 _START_S = 6.0
@@ -67,16 +68,9 @@ def _time(plan: RunPlan) -> float:
     """Time the parts of a run on this machine and add them up."""
     task, config = plan.task, plan.config
     env = make_environment(task.environment(plan.source), task.max_episode_steps)
-    observation_space, action_space = env.observation_space, env.action_space
-    assert observation_space.shape is not None
-    assert action_space.shape is not None
-    dims = {
-        "observation_dim": observation_space.shape[0],
-        "action_dim": action_space.shape[0],
-        "max_timesteps": task.max_episode_steps,
-    }
+    spaces = Spaces(observation_space(env), action_space(env), task.max_episode_steps)
     env.reset(seed=0)
-    action = action_space.sample()
+    action = env.action_space.sample()
 
     def step_environment() -> None:
         _, _, terminated, truncated, _ = env.step(action)
@@ -85,10 +79,10 @@ def _time(plan: RunPlan) -> float:
 
     environment_step = _seconds(step_environment, 50)
     env.close()
-    module = plan.model.load()(config, dims, plan.seed)
-    window = random_window(config.evaluation.episodes, config.training.context_length, dims)
+    module = plan.model.load()(config, spaces, plan.seed)
+    window = random_window(config.evaluation.episodes, config.training.context_length, spaces)
     with autocast(torch.device("cpu"), config.hardware.precision):
-        training_step = _seconds(_training_step(module, config.training.batch_size, dims), _TIMED)
+        training_step = _seconds(_training_step(module, config.training.batch_size, spaces), _TIMED)
         module.eval()
         with torch.no_grad():
             acting = _seconds(lambda: module.act(window), _TIMED)
@@ -104,9 +98,9 @@ def _evaluations(plan: RunPlan) -> int:
     return during + 1 + further + (options.data_targets if plan.model.conditions_on_return else 0)
 
 
-def _training_step(module: OfflineModule, batch_size: int, dims: dict[str, int]) -> Callable[[], None]:
+def _training_step(module: OfflineModule, batch_size: int, spaces: Spaces) -> Callable[[], None]:
     optimizer = module.configure_optimizers()["optimizer"]
-    batch = random_window(batch_size, module.context_length, dims)
+    batch = random_window(batch_size, module.context_length, spaces)
     module.train()
 
     def step() -> None:
@@ -129,16 +123,23 @@ def _seconds(call: Callable[[], object], times: int) -> float:
     return statistics.median(taken)
 
 
-def random_window(batch_size: int, context_length: int, dims: dict[str, int]) -> dict[str, Tensor]:
+def random_window(batch_size: int, context_length: int, spaces: Spaces) -> dict[str, Tensor]:
     """Return a batch of windows of random numbers, keys and shapes as in `data/windows.py`."""
-    steps = (batch_size, context_length)
+    steps, seen, done = (batch_size, context_length), spaces.observation, spaces.action
+    actions = torch.randint(done.count, steps) if isinstance(done, Discrete) else torch.rand(*steps, done.size) * 2 - 1
+
+    def observations() -> Tensor:
+        if isinstance(seen, Frames):
+            return torch.randint(256, (*steps, *seen.shape), dtype=torch.uint8)
+        return torch.randn(*steps, *seen.shape)
+
     return {
-        "observations": torch.randn(*steps, dims["observation_dim"]),
-        "next_observations": torch.randn(*steps, dims["observation_dim"]),
-        "actions": torch.rand(*steps, dims["action_dim"]) * 2 - 1,
+        "observations": observations(),
+        "next_observations": observations(),
+        "actions": actions,
         "rewards": torch.randn(steps),
         "returns_to_go": torch.randn(steps),
-        "timesteps": torch.arange(context_length).clamp(max=dims["max_timesteps"] - 1).expand(steps),
+        "timesteps": torch.arange(context_length).clamp(max=spaces.max_timesteps - 1).expand(steps),
         "terminations": torch.zeros(steps, dtype=torch.bool),
         "padding_mask": torch.ones(steps, dtype=torch.bool),
     }

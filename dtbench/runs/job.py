@@ -32,6 +32,7 @@ from dtbench.runs.folder import RunFolder, set_aside
 from dtbench.runs.plan import RunPlan
 from dtbench.runs.record import RunRecord, begin, describe_outcome, has_finished
 from dtbench.signals import Stopped, raise_if_stopped, stopped_by
+from dtbench.spaces import Spaces
 from dtbench.suites.scores import ReferenceScores
 from dtbench.suites.suites import Task
 
@@ -182,8 +183,8 @@ def _open(plan: RunPlan, number: str, result: Result, windows: Windows | None = 
 
     task, config = plan.task, plan.config
     store = open_store(plan.source, task.sources[plan.source], config.data.steps)
-    dims = model_dims(task, store)
-    module = plan.model.load()(config, dims, plan.seed)
+    spaces = spaces_of(task, store)
+    module = plan.model.load()(config, spaces, plan.seed)
     data = _data_module(plan, store, module, windows)
     protocol = _evaluation_protocol(plan, store, data)
     reference = _reference(task, store)
@@ -203,7 +204,7 @@ def _open(plan: RunPlan, number: str, result: Result, windows: Windows | None = 
             model_address=plan.model.address,
             preset=plan.preset,
             seed=plan.seed,
-            dims=dims,
+            spaces=spaces.to_dict(),
             protocol=protocol.to_dict(),
         )
         _prepare_folder(plan.folder, record)
@@ -282,13 +283,10 @@ def _data_module(
     )
 
 
-def model_dims(task: Task, store: TrajectoryStore) -> dict[str, int]:
-    """Return `observation_dim`, `action_dim` and `max_timesteps` of a task's data."""
-    return {
-        "observation_dim": store.observation_dim,
-        "action_dim": store.action_dim,
-        "max_timesteps": max(task.max_episode_steps, int(store.episode_lengths.max())),
-    }
+def spaces_of(task: Task, store: TrajectoryStore) -> Spaces:
+    """Return what the agent sees and does in a task's data, and how long its episodes can be."""
+    longest = int(store.episode_lengths.max())
+    return Spaces(store.observation_space, store.action_space, max(task.max_episode_steps, longest), longest)
 
 
 def _evaluation_protocol(plan: RunPlan, store: TrajectoryStore, data: TrajectoryDataModule) -> EvaluationProtocol:
@@ -307,6 +305,8 @@ def _evaluation_protocol(plan: RunPlan, store: TrajectoryStore, data: Trajectory
         state_std=windows.state_std.cpu().numpy(),
         delayed_reward=windows.options.delayed_reward,
         env_kwargs=store.metadata.get("env_kwargs", {}) if own else {},
+        actions=plan.config.evaluation.actions,
+        random_actions=plan.config.evaluation.random_actions,
     )
 
 

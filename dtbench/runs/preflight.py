@@ -15,12 +15,13 @@ from dtbench.config import HardwareConfig
 from dtbench.console import err, quieten_libraries
 from dtbench.data.sources import open_store
 from dtbench.data.store import TrajectoryStore
-from dtbench.environments.make import make_environment
+from dtbench.environments.make import action_space, make_environment, observation_space
 from dtbench.errors import ConfigError, DtbenchError
 from dtbench.hardware import on_gpu
 from dtbench.models.base import build_on_meta, estimate_memory
 from dtbench.runs.plan import RunPlan
 from dtbench.runs.work import Work
+from dtbench.spaces import Spaces
 
 #: Share of the machine's memory that runs may plan with; the rest is the system's and the page cache's.
 _USABLE = 0.9
@@ -84,7 +85,7 @@ def check_models(works: Sequence[Work], jobs: int, asked_for: bool) -> int:
         ConfigError: a model that cannot be built for its task, or one run (or `jobs` of them, where they were asked
             for) needs more memory than there is.
     """
-    from dtbench.runs.job import model_dims
+    from dtbench.runs.job import spaces_of
 
     worst, smallest = 0, None
     seen: set[tuple[str, str, str, int]] = set()
@@ -95,10 +96,10 @@ def check_models(works: Sequence[Work], jobs: int, asked_for: bool) -> int:
             continue
         seen.add(key)
         store = open_store(plan.source, plan.task.sources[plan.source], plan.config.data.steps)
-        dims = model_dims(plan.task, store)
-        _check_environment(plan, store)
+        spaces = spaces_of(plan.task, store)
+        _check_environment(plan, spaces, store)
         try:
-            module = build_on_meta(plan.model.load(), plan.config, dims)
+            module = build_on_meta(plan.model.load(), plan.config, spaces)
         except DtbenchError:
             raise
         except Exception as error:  # whatever a model from outside raises
@@ -106,7 +107,7 @@ def check_models(works: Sequence[Work], jobs: int, asked_for: bool) -> int:
             raise ConfigError(
                 f"{plan.model.name} cannot be built for {plan.task.id}: {type(error).__name__}: {reason}"
             ) from error
-        needed = together * estimate_memory(module, plan.config, dims)
+        needed = together * estimate_memory(module, plan.config, spaces)
         worst = max(worst, needed)
         total = training_memory(plan.config.hardware)
         smallest = total if smallest is None or total is None else min(smallest, total)
@@ -130,22 +131,22 @@ def check_models(works: Sequence[Work], jobs: int, asked_for: bool) -> int:
     return fitting
 
 
-def _check_environment(plan: RunPlan, store: TrajectoryStore) -> None:
+def _check_environment(plan: RunPlan, spaces: Spaces, store: TrajectoryStore) -> None:
     """Make the task's environment once, and compare its spaces with the data's.
 
     Raises:
-        ConfigError: it cannot be made, or shows or takes other numbers than the data have.
+        ConfigError: it cannot be made, or shows or takes something else than the data have.
     """
     own = plan.source == "minari"  # Minari's datasets name their own environment
     env_id = str(store.metadata["env_id"]) if own else plan.task.environment(plan.source)
     env = make_environment(env_id, kwargs=store.metadata.get("env_kwargs", {}) if own else {})
-    shapes = {"observations": env.observation_space.shape, "actions": env.action_space.shape}
+    seen, done = observation_space(env), action_space(env)
     env.close()
-    for name, width in (("observations", store.observation_dim), ("actions", store.action_dim)):
-        if shapes[name] != (width,):
+    for what, found, wanted in (("shows", seen, spaces.observation), ("takes", done, spaces.action)):
+        if (type(found), found.shape) != (type(wanted), wanted.shape):
             raise ConfigError(
-                f"{env_id} has {name} of shape {shapes[name]}, the data of {plan.task.id} have ({width},); "
-                "use the environment that the data come from."
+                f"{env_id} {what} {found}, and the data of {plan.task.id} have {wanted}; use the environment that the "
+                "data come from."
             )
 
 

@@ -34,7 +34,7 @@ class RunRecord:
     trained model again without its dataset.
 
     Attributes:
-        dims: `observation_dim`, `action_dim` and `max_timesteps` of the data.
+        spaces: of the data (`dtbench.spaces.Spaces.to_dict`).
         protocol: how the model is evaluated.
         model_address: by what the registry finds the model; it may hold a path and therefore stays out of the result.
     """
@@ -44,7 +44,7 @@ class RunRecord:
     model: ModelRecord
     preset: str
     seed: int
-    dims: dict[str, int]
+    spaces: dict[str, Any]
     protocol: dict[str, Any]
     model_address: str = ""
 
@@ -65,7 +65,10 @@ class RunRecord:
             ConfigError: it is missing, or damaged; the message names the field.
         """
         try:
-            record: RunRecord = parse(cls, json.loads(folder.record.read_text(encoding="utf-8")), str(folder.record))
+            content = json.loads(folder.record.read_text(encoding="utf-8"))
+            if "dims" in content:  # as it was called when all observations were vectors
+                content["spaces"] = content.pop("dims")
+            record: RunRecord = parse(cls, content, str(folder.record))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigError(
                 f"{folder.path} is not the folder of a run (it has no {folder.record.name}): name …/seed-<n>."

@@ -14,6 +14,7 @@ from dtbench.errors import ConfigError, ResultError
 from dtbench.results.files import read_result
 from dtbench.runs.folder import RunFolder
 from dtbench.runs.record import RunRecord
+from dtbench.spaces import Spaces
 
 if TYPE_CHECKING:
     from dtbench.evaluation.rollout import EvaluationProtocol
@@ -117,7 +118,7 @@ def _is_of(path: Path, task: str | None) -> bool:
 
 
 def _build(record: RunRecord, config: RunConfig) -> OfflineModule:
-    return record.model_entry.load()(config, record.dims, record.seed)
+    return record.model_entry.load()(config, Spaces.of(record.spaces), record.seed)
 
 
 def _check_weights(folder: RunFolder) -> None:

@@ -12,13 +12,14 @@ from dtbench.errors import ConfigError, DtbenchError
 from dtbench.models.base import OfflineModule, build_on_meta
 from dtbench.runs.folder import RunFolder
 from dtbench.runs.plan import RunPlan
+from dtbench.spaces import Spaces, Vector, unit_box
 
 #: Larger models give a GPU enough to do by themselves.
 MOST_PARAMETERS = 5_000_000
 #: Precisions in which seeds do not share anything; a gradient scaler, e.g., would be shared.
 PRECISIONS = ("32-true", "bf16-mixed")
 #: Sizes of data of which no model's number of parameters depends much.
-_USUAL_DIMS = {"observation_dim": 32, "action_dim": 8}
+_USUAL_SPACES = (Vector(32), unit_box(8))
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ def numbered(divided: Sequence[Sequence[RunPlan]]) -> list[Work]:
 
 def reason_against(plan: RunPlan) -> str | None:
     """Say why the seeds of a run cannot be trained as one; None if they can."""
-    dims = {**_USUAL_DIMS, "max_timesteps": plan.task.max_episode_steps}
+    spaces = Spaces(*_USUAL_SPACES, plan.task.max_episode_steps)
     try:
-        module: OfflineModule = build_on_meta(plan.model.load(), plan.config, dims)
+        module: OfflineModule = build_on_meta(plan.model.load(), plan.config, spaces)
     except DtbenchError as error:
         return str(error)
     if not module.stackable:

@@ -117,6 +117,8 @@ class Expectation:
 class Suite:
     """A versioned list of tasks. `sources` is the order in which `--source auto` tries them.
 
+    `domain` names what its tasks have in common, if models have settings of their own there: the published ones in
+    `baselines/<model>/<domain>.yaml` are merged over a model's others, and a preset's own come from its `domains`.
     `expected` is stated where the right order of models is known; `dtbench run` checks it. `file` is the file that the
     suite was read from, empty for one built in Python.
 
@@ -131,6 +133,7 @@ class Suite:
     tasks: tuple[Task, ...]
     config: dict[str, Any] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    domain: str = ""
     expected: tuple[Expectation, ...] = ()
     file: str = ""
 
@@ -146,6 +149,7 @@ class Suite:
                 tasks=fields.listed(self.tasks, "tasks", _instance_of(Task)),
                 config=fields.plain_mapping(self.config, "config"),
                 models=fields.mapping_of(self.models, "models", fields.plain_mapping),
+                domain=fields.name(self.domain, "domain") if self.domain != "" else "",
                 expected=fields.listed(self.expected, "expected", _instance_of(Expectation)),
                 file=fields.text(self.file, "file"),
             )
@@ -233,7 +237,7 @@ def check_is_own_name(suite: Suite) -> None:
         return
     ours = {task.id: task for task in shipped.tasks}
     changed = [f"task {task.id!r}" for task in suite.tasks if task != ours.get(task.id)]
-    changed += [name for name in ("config", "models") if getattr(suite, name) != getattr(shipped, name)]
+    changed += [name for name in ("config", "models", "domain") if getattr(suite, name) != getattr(shipped, name)]
     if changed:
         raise ConfigError(f"{suite.id} is the name of a shipped suite, whose {changed[0]} differs; rename yours.")
 

@@ -164,7 +164,7 @@ def test_actions_of_another_shape_are_refused(wrong, found):
         def act(self, window):
             return wrong(len(window["observations"]))
 
-    with pytest.raises(DtbenchError, match=rf"Odd.act returned {found}, .*\(B, action_dim\) = \(10, 3\)"):
+    with pytest.raises(DtbenchError, match=rf"Odd.act returned {found}, .*\(B, action size\) = \(10, 3\)"):
         evaluate(Odd(), HOPPER, 0, 3)
 
 
@@ -208,5 +208,7 @@ def test_mistakes_are_named():
         evaluate(policy(), replace(HOPPER, state_mean=np.zeros(4, np.float32)), 0, 1)
     with pytest.raises(ConfigError, match="Hoper-v5"):
         make_environment("Hoper-v5", 10)
-    with pytest.raises(DataError, match="continuous"):
+    with pytest.raises(DataError, match=r"shape \(4,\)"):
         evaluate(policy(), replace(HOPPER, env_id="CartPole-v1"), 0, 1)
+    with pytest.raises(ConfigError, match="neither vectors nor"):
+        evaluate(policy(), replace(HOPPER, env_id="Blackjack-v1"), 0, 1)

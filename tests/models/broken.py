@@ -79,7 +79,7 @@ class LooksAhead(SequencePolicy):
 
     def __init__(self, config, dims, seed=0):
         super().__init__(config, dims, seed)
-        self.embedding = TrajectoryEmbedding(dims["observation_dim"], dims["action_dim"], 16, 30, norm_before_time=True)
+        self.embedding = TrajectoryEmbedding(self.spaces, 16, norm_before_time=True)
         self.trunk = MixForwards(16)
         self.head = ActionHead(16, dims["action_dim"])
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from dtbench.errors import ConfigError, SourceError
@@ -45,7 +47,7 @@ def test_gpt2_small_gets_exactly_the_papers_lora_weights():
     """12 layers · 3 maps · rank 16 · (768 + 768); one rank-16 pair on the fused map would be 589,824."""
     with torch.device("meta"):
         trunk = Trunk(TrunkConfig(768, 12, 12), lambda trunk, layer: Attention(trunk))
-        add_lora(trunk, rank=16, alpha=32, dropout=0.1)
+        add_lora(trunk, LamoConfig())
     lora = [parameter for name, parameter in trunk.named_parameters() if "lora_" in name]
     assert sum(parameter.numel() for parameter in lora) == 884_736
     assert all(parameter.requires_grad for parameter in lora)
@@ -53,6 +55,35 @@ def test_gpt2_small_gets_exactly_the_papers_lora_weights():
     assert biases == {
         f"blocks.{layer}.mixer.{part}.base_layer.bias" for layer in range(12) for part in ("query", "key", "value")
     }
+
+
+def test_shared_lora_is_peft_on_gpt2s_fused_map():
+    """One pair on the map of queries, keys and values, as in the Atari code: 12 · 32 · (768 + 3 · 768) weights."""
+    with torch.device("meta"):
+        trunk = Trunk(TrunkConfig(768, 12, 12), lambda trunk, layer: Attention(trunk))
+        add_lora(trunk, LamoConfig(lora_rank=32, lora_shared=True, lora_biases=False))
+    assert sum(parameter.numel() for parameter in trunk.parameters() if parameter.requires_grad) == 1_179_648
+
+
+def test_shared_lora_computes_what_peft_does_on_the_fused_map():
+    torch.manual_seed(0)
+    trunk = Trunk(TrunkConfig(24, 1, 2), lambda trunk, layer: Attention(trunk))
+    attention, x = trunk.blocks[0].mixer, torch.randn(5, 24)
+    fused = nn.Module()
+    fused.c_attn = nn.Linear(24, 72)
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            parts = [getattr(part, name) for part in (attention.query, attention.key, attention.value)]
+            getattr(fused.c_attn, name).copy_(torch.cat(parts))
+    add_lora(trunk, LamoConfig(lora_rank=4, lora_alpha=8, lora_dropout=0.0, lora_shared=True, lora_biases=False))
+    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=8, target_modules=["c_attn"]), fused)
+    theirs, ours = fused.c_attn, (attention.query, attention.key, attention.value)
+    with torch.no_grad():
+        theirs.lora_B["default"].weight.normal_()
+        for adapted, part in zip(ours, theirs.lora_B["default"].weight.chunk(3), strict=True):
+            adapted.lora_B["default"].weight.copy_(part)
+        ours[0].lora_A["default"].weight.copy_(theirs.lora_A["default"].weight)
+    assert torch.allclose(torch.cat([adapted(x) for adapted in ours], dim=1), theirs(x), atol=1e-6)
 
 
 def test_lora_starts_as_the_backbone_and_adds_alpha_over_rank(gpt2):

@@ -95,6 +95,7 @@ import torch
 from dtbench.models.base import estimate_memory
 from dtbench.registry import model_entry
 from dtbench.runs.estimate import random_window
+from dtbench.spaces import Spaces
 from dtbench.testing import DIMS, model_config
 
 def memory():
@@ -104,7 +105,7 @@ name, batch, context, *options = sys.argv[1:]
 torch.set_num_threads(1)
 config = model_config(name, **dict(option.split("=") for option in options))
 config.training.batch_size, config.training.context_length = int(batch), int(context)
-dims = {**DIMS, "max_timesteps": 1000}
+dims = Spaces(DIMS.observation, DIMS.action, 1000)
 before = memory()
 module = model_entry(name).load()(config, dims).train()
 optimizer = module.configure_optimizers()["optimizer"]

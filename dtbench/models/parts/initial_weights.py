@@ -13,8 +13,9 @@ _STD = 0.02
 def shrink(*modules: nn.Module) -> None:
     """Draw every linear map and embedding table anew from N(0, 0.02), with zero biases, as minGPT and CORL do.
 
-    The published code of DT and its successors leaves embeddings and head at PyTorch's defaults. The time table, for
-    one, is then N(0, 1) and drowns the content before the LayerNorm, which slows short trainings down.
+    Convolutions keep theirs. The published code of DT and its successors leaves embeddings and head at PyTorch's
+    defaults. The time table, for one, is then N(0, 1) and drowns the content before the LayerNorm, which slows short
+    trainings down.
     """
     for module in modules:
         for layer in module.modules():

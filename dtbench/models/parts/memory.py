@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dtbench.models.parts.mixers import Attention
+from dtbench.models.parts.observations import FrameEncoder
 from dtbench.models.parts.trunk import Trunk, TrunkConfig
 
 #: Values of size `width` that a block saves per token, apart from the MLP's two inner ones: both LayerNorms' inputs and
@@ -69,7 +70,13 @@ def trunk_bytes(trunk: nn.Module, batch: int, tokens: int, selected: int, number
 def mlp_bytes(module: nn.Module, rows: int, numbers: Numbers) -> int:
     """Estimate what a pass of `rows` rows through all linear maps of a module keeps for the backward pass."""
     outputs = sum(layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear))
-    return _MLP_FACTOR * rows * outputs * numbers.bytes_per_value
+    return _MLP_FACTOR * rows * outputs * numbers.bytes_per_value + frame_bytes(module, rows, numbers)
+
+
+def frame_bytes(module: nn.Module, stacks: int, numbers: Numbers) -> int:
+    """Estimate what the convolutions of a module, if it has any, keep of stacks of frames for the backward pass."""
+    values = sum(part.values_per_stack for part in module.modules() if isinstance(part, FrameEncoder))
+    return stacks * values * numbers.bytes_per_value
 
 
 def state_bytes(module: nn.Module) -> int:

@@ -6,6 +6,7 @@ import torch
 
 from dtbench.models.parts.heads import ActionHead
 from dtbench.models.parts.tokens import STATE_TOKENS, ResidualBlock, TrajectoryEmbedding
+from dtbench.spaces import Spaces, Vector, unit_box
 
 
 def window(batch: int = 2, steps: int = 4) -> dict[str, torch.Tensor]:
@@ -21,7 +22,7 @@ def window(batch: int = 2, steps: int = 4) -> dict[str, torch.Tensor]:
 
 def test_tokens_are_interleaved_return_state_action():
     """R̂_0 s_0 a_0 R̂_1 …, written as a plain loop over steps."""
-    embedding, given = TrajectoryEmbedding(3, 2, 16, 50, norm_before_time=False), window()
+    embedding, given = TrajectoryEmbedding(Spaces(Vector(3), unit_box(2), 50), 16, norm_before_time=False), window()
     tokens, mask = embedding(given)
     expected = []
     for step in range(4):
@@ -41,7 +42,7 @@ def test_layer_norm_stands_before_or_after_the_time_vector():
     given = window()
     for norm_before_time in (True, False):
         torch.manual_seed(0)
-        embedding = TrajectoryEmbedding(3, 2, 16, 50, norm_before_time)
+        embedding = TrajectoryEmbedding(Spaces(Vector(3), unit_box(2), 50), 16, norm_before_time)
         tokens, _ = embedding(given)
         state, time = embedding.embed_state(given["observations"]), embedding.embed_timestep(given["timesteps"])
         expected = embedding.norm(state) + time if norm_before_time else embedding.norm(state + time)
