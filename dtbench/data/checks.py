@@ -35,18 +35,25 @@ class ActionSpace:
 
 
 class EpisodeChecker:
-    """Checks the episodes of one dataset in their order and casts them to the store's types."""
+    """Checks the episodes of one dataset in their order and casts them to the store's types.
 
-    def __init__(self, dataset: str, space: ActionSpace) -> None:
-        self.dataset, self.space = dataset, space
+    Args:
+        dataset: its id, for the messages.
+        space: the actions.
+        frames: the observations are frames (height, width) uint8 instead of vectors (obs_dim,).
+    """
+
+    def __init__(self, dataset: str, space: ActionSpace, *, frames: bool = False) -> None:
+        self.dataset, self.space, self.frames = dataset, space, frames
         self.index = 0
-        self.observation_dim: int | None = None
+        self.observation_shape: tuple[int, ...] | None = None
 
     def check(self, given: Episode | Block) -> Block:
         """Return one episode, or a block of them, in the store's types.
 
         Raises:
-            DataError: NaN or infinite values, no steps, wrong dimensions, actions outside the action space.
+            DataError: NaN or infinite values, no steps, wrong dimensions, frames that are not uint8, actions outside
+                the action space.
         """
         if isinstance(given, Episode):
             self._check_observations(given)
@@ -56,18 +63,16 @@ class EpisodeChecker:
         if len(empty) or not len(ends):
             self._refuse(int(empty[0]) if len(empty) else 0, "rewards", "has no steps", "drop it from the source")
         self._check_shapes(block)
-        for field in ("observations", "actions", "rewards"):
+        for field in ("actions", "rewards") if self.frames else ("observations", "actions", "rewards"):
             self._check_finite(field, getattr(block, field), ends)
-        finals = np.isfinite(block.final_observations).all(axis=1)
-        if not finals.all():
-            episode = int(np.argmin(finals))
-            what = f"has NaN or infinity at step {block.lengths[episode]}"
-            self._refuse(episode, "observations", what, "repair the source or drop the episode")
+        if not self.frames:
+            self._check_final_observations(block)
         self._check_actions(block.actions, ends)
         discrete = self.space.low is None
+        kind = np.uint8 if self.frames else np.float32
         checked = Block(
-            observations=np.asarray(block.observations, dtype=np.float32),
-            final_observations=np.asarray(block.final_observations, dtype=np.float32),
+            observations=np.asarray(block.observations, dtype=kind),
+            final_observations=np.asarray(block.final_observations, dtype=kind),
             actions=np.asarray(block.actions, dtype=np.int64 if discrete else np.float32),
             rewards=np.asarray(block.rewards, dtype=np.float32),
             terminations=np.asarray(block.terminations, dtype=np.bool_),
@@ -93,25 +98,50 @@ class EpisodeChecker:
 
     def _check_observations(self, episode: Episode) -> None:
         steps, shape = len(episode.rewards), np.shape(episode.observations)
-        if steps and (len(shape) != 2 or shape[0] != steps + 1):
-            wanted = f"({steps + 1}, obs_dim) for {steps} steps"
-            self._refuse(0, "observations", f"has shape {shape}, not {wanted}", "keep the last observation")
+        if steps and (len(shape) != (3 if self.frames else 2) or shape[0] != steps + 1):
+            wanted = f"({steps + 1}, {'height, width' if self.frames else 'obs_dim'}) for {steps} steps"
+            fix = "give single frames, and keep the last one" if self.frames else "keep the last observation"
+            self._refuse(0, "observations", f"has shape {shape}, not {wanted}", fix)
 
     def _check_shapes(self, block: Block) -> None:
         steps, episodes = int(block.lengths.sum()), len(block.lengths)
-        if self.observation_dim is None:
-            self.observation_dim = int(np.shape(block.observations)[-1])
-        width = self.observation_dim
-        if np.shape(block.observations)[-1] != width:
-            what = f"has {np.shape(block.observations)[-1]} dimensions, the episodes before have {width}"
-            self._refuse(0, "observations", what, "use data of one environment")
+        tail = self._observation_tail(block)
         actions = (steps,) if self.space.low is None else (steps, *self.space.low.shape)
-        shapes = {"observations": (steps, width), "final_observations": (episodes, width), "actions": actions}
-        shapes |= dict.fromkeys(("rewards", "terminations", "truncations"), (steps,))
+        shapes: dict[str, tuple[int, ...]] = {"observations": (steps, *tail), "final_observations": (episodes, *tail)}
+        shapes |= {"actions": actions} | dict.fromkeys(("rewards", "terminations", "truncations"), (steps,))
         for field, shape in shapes.items():
             found = np.shape(getattr(block, field))
             if found != shape:
                 self._refuse(0, field, f"has shape {found}, not {shape}", "use data of the task's environment")
+
+    def _observation_tail(self, block: Block) -> tuple[int, ...]:
+        """Return the shape of one observation, which must be that of the episodes before."""
+        shape = np.shape(block.observations)[1:]
+        if self.observation_shape is None:
+            if self.frames and len(shape) != 2:
+                what = f"has shape {np.shape(block.observations)}, not (steps, height, width)"
+                self._refuse(0, "observations", what, "give single frames")
+            self.observation_shape = shape
+        before = self.observation_shape
+        if self.frames:
+            for field in ("observations", "final_observations"):
+                held = np.asarray(getattr(block, field)).dtype
+                if held != np.uint8:
+                    self._refuse(0, field, f"holds {held}, not uint8", "give frames as bytes of 0 to 255")
+        if shape != before and self.frames:
+            what = f"has frames of {_size(shape)}, the episodes before have {_size(before)}"
+            self._refuse(0, "observations", what, "use data of one environment")
+        if shape[-1:] != before[-1:]:
+            what = f"has {shape[-1] if shape else 0} dimensions, the episodes before have {before[-1]}"
+            self._refuse(0, "observations", what, "use data of one environment")
+        return before
+
+    def _check_final_observations(self, block: Block) -> None:
+        finals = np.isfinite(block.final_observations).all(axis=1)
+        if not finals.all():
+            episode = int(np.argmin(finals))
+            what = f"has NaN or infinity at step {block.lengths[episode]}"
+            self._refuse(episode, "observations", what, "repair the source or drop the episode")
 
     def _check_finite(self, field: str, values: NDArray[Any], ends: NDArray[np.int64]) -> None:
         if np.isfinite(np.sum(values, dtype=np.float64)):  # a sum is finite only if every value is, and is cheaper
@@ -155,3 +185,7 @@ class EpisodeChecker:
 
     def _refuse(self, episode: int, field: str, what: str, fix: str) -> None:
         raise DataError(f"{self.dataset}, episode {self.index + episode}: {field} {what}; {fix}.")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))

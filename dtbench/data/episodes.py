@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode of T steps: observations (T + 1, obs_dim), the last one after the last step; the others (T, …)."""
+    """One episode of T steps: observations (T + 1, obs_dim), the last one after the last step; the others (T, …).
+
+    Of a game the observations are single frames, (T + 1, height, width) uint8: what a policy sees stacks the last few.
+    """
 
     observations: NDArray[Any]
     actions: NDArray[Any]
@@ -26,6 +29,7 @@ class Block:
     """Whole episodes end to end, as a store holds them: E of them, of `lengths` (E,) steps, N in all.
 
     observations (N, obs_dim) before each step and final_observations (E, obs_dim) after the last; the others (N, …).
+    Frames are (N, height, width) and (E, height, width) uint8.
     """
 
     observations: NDArray[Any]

@@ -1,4 +1,7 @@
-"""Write a store in the public formats: a genuine Minari dataset, or an HDF5 file like D4RL's. Nothing is lost."""
+"""Write a store in the public formats: a genuine Minari dataset, or an HDF5 file like D4RL's. Nothing is lost.
+
+Stores of frames are refused: D4RL's files hold vectors, and Minari's of games hold colour images.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from dtbench.data.sources.minari import minari_folder
 from dtbench.data.store import TrajectoryStore
 from dtbench.environments.make import make_environment
 from dtbench.errors import ConfigError, DataError
+from dtbench.spaces import Frames
 
 FORMATS = ("minari", "d4rl")
 
@@ -39,7 +43,7 @@ def write_minari(store: TrajectoryStore, dataset_id: str | None = None, *, force
         force: replace a dataset of that id; if writing fails, the old one stays.
 
     Raises:
-        ConfigError: not an id of Minari's form, or that of the dataset which the store was imported from.
+        ConfigError: not an id of Minari's form, or that of the dataset which the store was imported from; or frames.
         DataError: a dataset of that id exists and `force` is not given.
     """
     import minari
@@ -56,6 +60,7 @@ def write_minari(store: TrajectoryStore, dataset_id: str | None = None, *, force
             truncations=episode.truncations.tolist(),
         )
 
+    _refuse_frames(store)
     dataset_id = dataset_id or minari_id(store)
     _check_minari_id(dataset_id)
     if store.metadata["dataset_id"] == f"minari/{dataset_id}":
@@ -119,10 +124,12 @@ def write_d4rl(store: TrajectoryStore, file: Path, *, force: bool = False) -> Pa
 
     Raises:
         DataError: the file exists and `force` is not given.
-        ConfigError: discrete actions, which D4RL's files do not have; or the file cannot be written, or must not be.
+        ConfigError: frames, or discrete actions, which D4RL's files do not have; or the file cannot be written, or must
+            not be.
     """
     import h5py
 
+    _refuse_frames(store)
     _check_output(store, file)
     if file.exists() and not force:
         raise DataError(f"{file} exists already; replace it with --force.")
@@ -144,6 +151,14 @@ def write_d4rl(store: TrajectoryStore, file: Path, *, force: bool = False) -> Pa
     except OSError as error:
         raise ConfigError(f"{file} cannot be written: {error.strerror or error}.") from error
     return file
+
+
+def _refuse_frames(store: TrajectoryStore) -> None:
+    if isinstance(store.observation_space, Frames):
+        raise ConfigError(
+            f"{store.metadata['dataset_id']} holds {store.observation_space}, which are not exported; read the arrays "
+            f"in {store.path} with numpy."
+        )
 
 
 def _check_output(store: TrajectoryStore, file: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtbench.data.store import TrajectoryStore
+from dtbench.spaces import Vector
 from dtbench.suites.scores import ReferenceScores
 
 _QUANTILES = {"min": 0.0, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "max": 1.0}
@@ -27,8 +28,7 @@ def info(store: TrajectoryStore, reference: ReferenceScores | None = None) -> di
         "folder": os.fsencode(store.path).decode("utf-8", "replace"),  # as the user's terminal shows it
         "episodes": store.num_episodes,
         "steps": store.num_steps,
-        "observation_dim": store.observation_dim,
-        "action_dim": store.action_dim,
+        **_spaces(store),
         "terminated": int(store.terminations.sum()),
         "truncated": int((store.truncations & ~store.terminations).sum()),
         "returns": _describe(store.episode_returns),
@@ -39,6 +39,18 @@ def info(store: TrajectoryStore, reference: ReferenceScores | None = None) -> di
         )
     content |= {"lengths": _describe(store.episode_lengths), "recipe": store.metadata["recipe"]}
     return {**content, "fingerprint": store.fingerprint}
+
+
+def _spaces(store: TrajectoryStore) -> dict[str, Any]:
+    """Describe what an agent sees and does: widths of vectors; of frames their size, and what all of them take."""
+    if isinstance(store.observation_space, Vector):
+        return {"observation_dim": store.observation_dim, "action_dim": store.action_dim}
+    size = store.observations.nbytes + store.final_observations.nbytes
+    return {
+        "observations": str(store.observation_space),
+        "frames_mb": round(size / 1e6, 1),
+        "actions": str(store.action_space),
+    }
 
 
 def _describe(values: NDArray[Any]) -> dict[str, float]:

@@ -12,6 +12,10 @@ A store is a folder in which the N steps of E episodes follow one another:
 | final_observations.npy | (E, obs_dim) float32 | what the agent saw after each episode's last step |
 | episode_offsets.npy | (E + 1,) int64 | episode e has the steps offsets[e] … offsets[e + 1] − 1 |
 | metadata.json | | origin, totals, action space, sizes and checksums, and the fingerprint over all arrays |
+
+Of a game, the observations are single frames, each stored once: (N, height, width) and (E, height, width) uint8. The
+metadata then say `"observation_space": {"stack": 4}`: what an agent saw is the last 4 frames of its episode, the newest
+last, and zeros before its first. Stacks are formed where windows are gathered (`dtbench/data/windows.py`).
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ from dtbench.data.store_files import (
     summarize,
 )
 from dtbench.data.store_writer import StoreWriter, naming_the_folder, new_folder, write_metadata
-from dtbench.errors import DataError
+from dtbench.errors import ConfigError, DataError
 from dtbench.locks import lock
 from dtbench.spaces import Continuous, Discrete, Frames, Vector
 
@@ -90,14 +94,37 @@ class TrajectoryStore:
         return int(self.final_observations.shape[0])
 
     @property
+    def observation_space(self) -> Vector | Frames:
+        """What an agent sees: a vector, or a stack of frames."""
+        recorded = self.metadata.get("observation_space")
+        if recorded is None:
+            return Vector(int(self.observations.shape[1]))
+        return Frames(int(recorded["stack"]), *map(int, self.observations.shape[1:]))
+
+    @property
+    def action_space(self) -> Continuous | Discrete:
+        """What it does."""
+        space = self.metadata["action_space"]
+        if "n" in space:
+            return Discrete(int(space["n"]))
+        return Continuous(*(tuple(float(bound) for bound in space[name]) for name in ("low", "high")))
+
+    @property
     def observation_dim(self) -> int:
-        """The width of an observation."""
-        return int(self.observations.shape[1])
+        """The width of an observation that is a vector.
+
+        Raises:
+            ConfigError: the observations are frames.
+        """
+        space = self.observation_space
+        if not isinstance(space, Vector):
+            raise ConfigError(f"{self.metadata['dataset_id']} holds {space}; this takes observations that are vectors.")
+        return space.size
 
     @property
     def action_dim(self) -> int:
         """Width of a continuous action, or the number of discrete ones."""
-        return int(self.actions.shape[1]) if self.actions.ndim == 2 else int(self.metadata["action_space"]["n"])
+        return self.action_space.size
 
     @property
     def observation_space(self) -> Vector | Frames:
@@ -157,6 +184,7 @@ def build_store(
     action_low: NDArray[Any] | None = None,
     action_high: NDArray[Any] | None = None,
     action_count: int | None = None,
+    frame_stack: int | None = None,
     recipe: Mapping[str, Any] | None = None,
     expected: Mapping[str, int] | None = None,
     overwrite: bool = False,
@@ -177,21 +205,25 @@ def build_store(
         action_low: (action_dim,) lower bounds of a continuous action space.
         action_high: (action_dim,) its upper bounds.
         action_count: the number of discrete actions, instead of bounds.
+        frame_stack: the observations are single frames (height, width) uint8, and an agent sees this many of them.
         recipe: how the data were made; plain JSON values.
         expected: totals that the source's own metadata claim, `{"episodes": …, "steps": …}`.
         overwrite: replace an existing store.
 
     Raises:
         DataError: an episode that cannot be trusted, or no room on the disk; nothing is left behind.
+        ConfigError: `frame_stack` is not positive.
     """
     path = Path(path)
+    if frame_stack is not None and frame_stack < 1:
+        raise ConfigError(f"frame_stack must be positive, not {frame_stack}.")
     space = ActionSpace(action_low, action_high, action_count)
     with naming_the_folder(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path):
         if path.is_dir() and not overwrite:
             return TrajectoryStore.open(path)
-        checker = EpisodeChecker(dataset_id, space)
+        checker = EpisodeChecker(dataset_id, space, frames=frame_stack is not None)
         with naming_the_folder(path), new_folder(path) as folder, StoreWriter(folder) as writer:
             for episode in episodes:
                 writer.append(checker.check(episode))
@@ -207,6 +239,7 @@ def build_store(
                 "reference": None if reference is None else dict(reference),
                 "totals": totals,
                 "action_space": space.to_dict(),
+                **({} if frame_stack is None else {"observation_space": {"stack": frame_stack}}),
                 "recipe": dict(recipe or {}),
                 "files": summarize(folder),
                 "digests": digests,

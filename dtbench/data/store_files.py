@@ -32,11 +32,9 @@ FIELDS = (
     "episode_offsets",
 )
 _DTYPES = {
-    "observations": np.float32,
     "rewards": np.float32,
     "terminations": np.bool_,
     "truncations": np.bool_,
-    "final_observations": np.float32,
     "episode_offsets": np.int64,
 }
 _CHUNK_BYTES = 1 << 24
@@ -95,6 +93,8 @@ def _wrong_entry(metadata: Mapping[str, Any]) -> str | None:
         return "digests"
     if not _is_action_space(metadata["action_space"]):
         return "action_space"
+    if not _is_observation_space(metadata.get("observation_space")):
+        return "observation_space"
     if not _is_reference(metadata.get("reference")):
         return "reference"
     if "files" in metadata and not _are_summaries(metadata["files"]):
@@ -117,6 +117,11 @@ def _is_action_space(space: Mapping[str, Any]) -> bool:
     if not isinstance(low, list) or not isinstance(high, list) or len(low) != len(high):
         return False
     return all(_is_finite(bound) for bound in low + high)
+
+
+def _is_observation_space(space: object) -> bool:
+    """Report whether this is a stack of frames, or absent: vectors."""
+    return space is None or (isinstance(space, dict) and set(space) == {"stack"} and _is_count(space["stack"]))
 
 
 def _is_reference(reference: object) -> bool:
@@ -158,13 +163,16 @@ def check_arrays(folder: Path, metadata: Mapping[str, Any], arrays: Mapping[str,
     """
     episodes, steps = metadata["totals"]["episodes"], metadata["totals"]["steps"]
     lengths = dict.fromkeys(FIELDS, steps) | {"final_observations": episodes, "episode_offsets": episodes + 1}
-    width = arrays["observations"].shape[1:]
+    tail = arrays["observations"].shape[1:]
     space = metadata["action_space"]
-    tails: dict[str, tuple[int, ...]] = {"observations": width, "final_observations": width}
+    tails: dict[str, tuple[int, ...]] = {"observations": tail, "final_observations": tail}
     tails["actions"] = () if "n" in space else (len(space["low"]),)
+    frames = metadata.get("observation_space") is not None
     dtypes = {**_DTYPES, "actions": np.int64 if "n" in space else np.float32}
-    if len(width) != 1:
-        _refuse(folder, "observations", f"has shape {arrays['observations'].shape}, not (steps, dimensions)")
+    dtypes |= dict.fromkeys(("observations", "final_observations"), np.uint8 if frames else np.float32)
+    if len(tail) != (2 if frames else 1):
+        axes = "(steps, height, width)" if frames else "(steps, dimensions)"
+        _refuse(folder, "observations", f"has shape {arrays['observations'].shape}, not {axes}")
     for name in FIELDS:
         array, wanted = arrays[name], (lengths[name], *tails.get(name, ()))
         if array.dtype != dtypes[name]:

@@ -5,11 +5,16 @@ is LEFT-padded to K: the real steps are at the right. Padding is 0 in every fiel
 and `padding_mask` is True for real steps. Starts are drawn uniformly over the time steps of the kept trajectories,
 which draws a trajectory with probability proportional to its length and a uniform start within it, as in DT's code
 (kzl/decision-transformer, gym/experiment.py).
+
+Where a store holds single frames, an observation is the stack of the last few of its episode. A window's frames are
+fetched once each, K + stack − 1 of them, and the stacks are overlapping views of these. Frames before an episode's
+first are 0: nothing ever reaches across its start.
 """
 
 from __future__ import annotations
 
 import copy
+import mmap
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,10 +27,15 @@ from torch import Tensor
 from dtbench.data.store import TrajectoryStore
 from dtbench.determinism import generator
 from dtbench.errors import ConfigError
+from dtbench.spaces import Frames
 
 _CHUNK = 1 << 18
 #: What `top_fraction` is a share of.
 TOP_BY = ("trajectories", "steps")
+#: What becomes of a window that would run past its episode's end.
+NEAR_END = ("pad", "shift")
+#: Bytes of frames to read before the pages of their memory map are given back; the system's cache keeps them.
+_RESIDENT_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class WindowOptions:
     Attributes:
         context_length: K, time steps per window.
         return_scale: rewards and returns-to-go are divided by it.
-        normalize_states: (s − mean) / (std + state_std_floor) over the kept trajectories.
+        normalize_states: (s − mean) / (std + state_std_floor) over the kept trajectories; False for frames.
         state_std_floor: added to the standard deviation: 1e-6 in DT's code, 1e-3 in CORL's.
         delayed_reward: an episode's whole return is paid at its last step.
         trajectory_ratio: share of the trajectories to keep, a random subset seeded by `subset_seed`; 1 keeps all.
@@ -45,6 +55,13 @@ class WindowOptions:
         next_observations: also gather `next_observations` and `terminations` (transitions for Q-learning).
         drop_timeouts: leave out the last step of every episode that a time limit cut, as D4RL's `qlearning_dataset`.
         discount: γ of `discounted_returns`, which are also gathered then.
+        near_end: what becomes of a window that would run past its episode's end. `pad` keeps its start and pads.
+            `shift` moves the start back until K real steps end with the episode, as DT's code for Atari
+            (kzl/decision-transformer, atari/run_dt_atari.py), so that there is no padding. An episode shorter than K is
+            padded all the same; there the reference runs into the episode before, and so mixes two.
+        return_includes_reward: whether the return-to-go of step t contains its reward r_t, as everywhere but in LaMo's
+            code for Atari, which starts the sum at r_{t+1}. An evaluation that lowers the target by each reward after
+            it was paid shows a model the former: with False, it asks in every step for the next reward on top.
     """
 
     context_length: int
@@ -59,6 +76,8 @@ class WindowOptions:
     next_observations: bool = False
     drop_timeouts: bool = False
     discount: float | None = None
+    near_end: str = "pad"
+    return_includes_reward: bool = True
 
     def __post_init__(self) -> None:
         for name in ("trajectory_ratio", "top_fraction"):
@@ -72,6 +91,8 @@ class WindowOptions:
             raise ConfigError(f"top_by must be one of {', '.join(TOP_BY)}, not {self.top_by!r}.")
         if self.discount is not None and not 0 <= self.discount < 1:
             raise ConfigError(f"discount must lie in [0, 1), not {self.discount}.")
+        if self.near_end not in NEAR_END:
+            raise ConfigError(f"near_end must be one of {', '.join(NEAR_END)}, not {self.near_end!r}.")
 
 
 class Windows:
@@ -79,14 +100,22 @@ class Windows:
 
     Attributes:
         kept_episodes: (E',) int64, the trajectories that windows are drawn from, in the store's order.
-        state_mean, state_std: (obs_dim,) float32; 0 and 1 without normalisation. `state_std` includes the floor.
+        state_mean, state_std: (obs_dim,) float32; 0 and 1 without normalisation. `state_std` includes the floor. Of
+            frames, which are not normalised, they are 0 and 1 of shape (1,).
 
     Raises:
-        ConfigError: `drop_timeouts` leaves no time steps.
+        ConfigError: `drop_timeouts` leaves no time steps; or frames are to be normalised.
     """
 
     def __init__(self, store: TrajectoryStore, options: WindowOptions) -> None:
         self.store, self.options = store, options
+        space = store.observation_space
+        self._stack = space.stack if isinstance(space, Frames) else None
+        if self._stack is not None and options.normalize_states:
+            raise ConfigError(
+                f"{store.metadata['dataset_id']} holds {space}, which are not normalised; set "
+                "data.normalize_states=false."
+            )
         self.kept_episodes = kept_episodes(store.episode_returns, options, store.episode_lengths)
         ends = _ends(store, options)
         self._ends = torch.from_numpy(ends)
@@ -102,13 +131,17 @@ class Windows:
         self._actions = _shared(store.actions)
         self._terminations = _shared(store.terminations)
         self._rewards = torch.from_numpy((rewards / np.float32(options.return_scale)).astype(np.float32))
-        self._returns_to_go = torch.from_numpy(
-            (returns_to_go(rewards, store.episode_offsets) / options.return_scale).astype(np.float32)
-        )
+        to_go = returns_to_go(rewards, store.episode_offsets)
+        if not options.return_includes_reward:
+            to_go -= rewards
+        self._returns_to_go = torch.from_numpy((to_go / options.return_scale).astype(np.float32))
         if options.discount is not None:
             cut = store.truncations[store.episode_offsets[1:] - 1] & ~store.terminations[store.episode_offsets[1:] - 1]
             discounted = discounted_returns(rewards, store.episode_offsets, ends, cut, options.discount)
             self._discounted_returns = torch.from_numpy((discounted / options.return_scale).astype(np.float32))
+        lengths = ends - store.episode_offsets[:-1]
+        self._shortest = int(lengths[lengths > 0].min())
+        self._bytes_read = 0
 
     @property
     def num_steps(self) -> int:
@@ -132,16 +165,21 @@ class Windows:
             all float32 (discrete actions int64); timesteps (B, K) int64, 0-based in the episode; padding_mask (B, K)
             bool. With `next_observations`: next_observations (B, K, obs_dim) float32 and terminations (B, K) bool.
             With `discount`: discounted_returns (B, K) float32.
+            Of frames, observations and next_observations are (B, K, stack, height, width) uint8, as they are in the
+            game, and may be views in which stacks share frames: write to a copy only.
         """
         length = self.options.context_length
         starts = starts.to(self._offsets.device)
         episodes = torch.searchsorted(self._offsets, starts, right=True) - 1
+        if self.options.near_end == "shift":
+            latest = self._ends[episodes] - length
+            starts = torch.maximum(torch.minimum(starts, latest), self._offsets[episodes])
         pads = (length - (self._ends[episodes] - starts)).clamp(min=0)[:, None]
         position = torch.arange(length, device=starts.device) - pads
         mask = position >= 0
         index = starts[:, None] + position.clamp(min=0)
         batch = {
-            "observations": self._normalize(_take(self._observations, index), mask),
+            **self._shown(starts - pads[:, 0], index, episodes, mask),
             "actions": _take(self._actions, index) * (mask[..., None] if self._actions.dim() == 2 else mask),
             "rewards": _take(self._rewards, index) * mask,
             "returns_to_go": _take(self._returns_to_go, index) * mask,
@@ -149,7 +187,6 @@ class Windows:
             "padding_mask": mask,
         }
         if self.options.next_observations:
-            batch["next_observations"] = self._normalize(self._next_observations(index, episodes), mask)
             batch["terminations"] = _take(self._terminations, index) & mask
         if self.options.discount is not None:
             batch["discounted_returns"] = _take(self._discounted_returns, index) * mask
@@ -188,6 +225,63 @@ class Windows:
         """Memory that `to` takes on a device."""
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
 
+    def _shown(self, firsts: Tensor, index: Tensor, episodes: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Return `observations`, and `next_observations` if they are asked for.
+
+        Args:
+            firsts: (B,) the store's step at each window's first place, as if padding were steps.
+            index: (B, K) the store's step at each place; that of padding is any.
+            episodes: (B,) the windows' episodes.
+            mask: (B, K) True for real steps.
+        """
+        if self._stack is None:
+            shown = {"observations": self._normalize(_take(self._observations, index), mask)}
+            if self.options.next_observations:
+                shown["next_observations"] = self._normalize(self._next_observations(index, episodes), mask)
+            return shown
+        frames = self._frames(firsts, episodes, self._stack)
+        shown = {"observations": frames[:, : mask.shape[1] + self._stack - 1]}
+        if self.options.next_observations:
+            shown["next_observations"] = frames[:, 1:]
+        has_padding = self._has_padding(mask)
+        return {name: _stacks(part, self._stack, mask if has_padding else None) for name, part in shown.items()}
+
+    def _frames(self, firsts: Tensor, episodes: Tensor, stack: int) -> Tensor:
+        """Fetch each frame of the windows once: (B, K + stack − 1, height, width), one more for next observations.
+
+        Frames before an episode's first are 0; the one after its last is its final observation.
+        """
+        count = self.options.context_length + stack - 1 + self.options.next_observations
+        index = firsts[:, None] + torch.arange(1 - stack, count + 1 - stack, device=firsts.device)
+        frames = _take(self._observations, index.clamp(0, len(self._observations) - 1))
+        self._give_back_pages(frames)
+        if self.options.next_observations:  # only the last place can lie behind the episode
+            behind = index[:, -1] == self._offsets[episodes + 1]
+            frames[:, -1] = torch.where(behind[:, None, None], self._final_observations[episodes], frames[:, -1])
+        before = index < self._offsets[episodes][:, None]
+        return _zeroed(frames, before)
+
+    def _give_back_pages(self, frames: Tensor) -> None:
+        """Keep the process's memory small, whatever the size of the file that frames are read from.
+
+        Pages of a memory map count as the process's own once they were touched, so random reading would add up to the
+        whole file. After every `_RESIDENT_BYTES` they are given back; the system's cache has them when they are read
+        again.
+        """
+        pages = self.store.observations.base
+        if frames.device.type != "cpu" or not isinstance(pages, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        self._bytes_read += frames.nbytes
+        if self._bytes_read >= _RESIDENT_BYTES:
+            pages.madvise(mmap.MADV_DONTNEED)
+            self._bytes_read = 0
+
+    def _has_padding(self, mask: Tensor) -> bool:
+        """Report whether a batch may have padding; asking a GPU would make the CPU wait for it."""
+        if self.options.near_end == "shift" and self._shortest >= self.options.context_length:
+            return False
+        return mask.device.type != "cpu" or not bool(mask.all())
+
     def _normalize(self, observations: Tensor, mask: Tensor) -> Tensor:
         return (observations - self.state_mean) / self.state_std * mask[..., None]
 
@@ -208,6 +302,8 @@ class Windows:
         return np.concatenate([np.arange(offsets[e], ends[e]) for e in episodes])
 
     def _state_statistics(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if self._stack is not None:
+            return np.zeros(1, np.float32), np.ones(1, np.float32)
         dim = self.store.observation_dim
         if not self.options.normalize_states:
             return np.zeros(dim, np.float32), np.ones(dim, np.float32)
@@ -320,3 +416,21 @@ def _shared(array: NDArray[Any]) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*")
         return torch.from_numpy(array)
+
+
+def _stacks(frames: Tensor, stack: int, mask: Tensor | None) -> Tensor:
+    """View frames (B, K + stack − 1, H, W) as stacks (B, K, stack, H, W) without a copy; with a mask, zero padding.
+
+    The frames before a window's first real step belong to its stack and to those of the padding before it, so a view
+    cannot show 0 for the latter: a batch with padding is copied.
+    """
+    stacks = frames.unfold(1, stack, 1).movedim(-1, 2)
+    return stacks if mask is None else _zeroed(stacks.clone(memory_format=torch.contiguous_format), ~mask)
+
+
+def _zeroed(frames: Tensor, where: Tensor) -> Tensor:
+    """Set frames (B, T, …) to 0 where (B, T) says so, in place."""
+    if frames.device.type == "cpu":  # a few rows; on a GPU, counting them would make the CPU wait
+        frames.flatten(0, 1).index_fill_(0, where.flatten().nonzero()[:, 0], 0)
+        return frames
+    return frames.masked_fill_(where.reshape(*where.shape, *(1,) * (frames.dim() - 2)), 0)

@@ -10,6 +10,7 @@ from dtbench.data.episodes import Episode
 from dtbench.data.store import TrajectoryStore, build_store
 
 OBSERVATION_DIM, ACTION_DIM = 3, 2
+FRAME, STACK, ACTIONS = (5, 4), 4, 3
 
 
 def episode(steps: int, seed: int = 0, *, terminated: bool = True, truncated: bool = False) -> Episode:
@@ -35,3 +36,22 @@ def build(path: Path, episodes, **changes) -> TrajectoryStore:
 def store(path: Path, lengths=(5, 1, 12, 7), **changes) -> TrajectoryStore:
     episodes = (episode(n, seed, terminated=seed % 2 == 0, truncated=seed % 2 == 1) for seed, n in enumerate(lengths))
     return build(path, episodes, **changes)
+
+
+def game(steps: int, seed: int = 0, *, terminated: bool = True, truncated: bool = False) -> Episode:
+    """Return an episode of frames without a 0, so that a missing frame shows, and discrete actions."""
+    rng, vectors = np.random.default_rng(seed), episode(steps, seed, terminated=terminated, truncated=truncated)
+    frames = rng.integers(1, 256, size=(steps + 1, *FRAME), dtype=np.uint8)
+    return Episode(
+        frames, rng.integers(ACTIONS, size=steps), vectors.rewards, vectors.terminations, vectors.truncations
+    )
+
+
+def build_games(path: Path, episodes, **changes) -> TrajectoryStore:
+    options = {"action_low": None, "action_high": None, "action_count": ACTIONS, "frame_stack": STACK}
+    return build(path, episodes, **{**options, **changes})
+
+
+def game_store(path: Path, lengths=(5, 1, 12, 7), **changes) -> TrajectoryStore:
+    episodes = (game(n, seed, terminated=seed % 2 == 0, truncated=seed % 2 == 1) for seed, n in enumerate(lengths))
+    return build_games(path, episodes, **changes)
