@@ -126,17 +126,6 @@ class TrajectoryStore:
         """Width of a continuous action, or the number of discrete ones."""
         return self.action_space.size
 
-    @property
-    def observation_space(self) -> Vector | Frames:
-        """What the agent sees."""
-        return Vector(self.observation_dim)
-
-    @property
-    def action_space(self) -> Continuous | Discrete:
-        """What it does."""
-        space = self.metadata["action_space"]
-        return Discrete(space["n"]) if "n" in space else Continuous(tuple(space["low"]), tuple(space["high"]))
-
     @cached_property
     def episode_lengths(self) -> NDArray[np.int64]:
         """Number of steps of each episode, (E,) int64."""

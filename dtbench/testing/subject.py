@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dtbench.config import ModelSettings, RunConfig, compose, load_preset
-from dtbench.errors import DtbenchError
+from dtbench.errors import ConfigError, DtbenchError
 from dtbench.models.base import OfflineModule
 from dtbench.registry import FILE_MODULES, model_entry
 from dtbench.spaces import Discrete, Frames, Spaces, Vector, unit_box
@@ -56,7 +56,7 @@ class Subject:
 
         Raises:
             UnknownNameError: there is no such model.
-            ConfigError: the class is not a model, or its configuration is not valid.
+            ConfigError: the class is not a model, its configuration is not valid, or it refuses this kind of task.
         """
         if isinstance(model, str):
             entry = model_entry(model)
@@ -66,6 +66,12 @@ class Subject:
             settings = ModelSettings(model.__name__, model.Config)
             subject = cls(_target(model), model, _smoke_config(settings, overrides), spaces)
         subject.model.prepare(subject.config.model)
+        try:
+            subject.build()
+        except ConfigError:
+            raise
+        except Exception:  # noqa: BLE001 - the checks report it, with its line
+            return subject
         return subject
 
     def build(self, seed: int = 0) -> OfflineModule:

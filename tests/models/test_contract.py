@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dtbench.errors import UnknownNameError
+from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.registry import MODELS
-from dtbench.testing import CHECKS, ContractError, Subject, check_model, run_checks
+from dtbench.testing import CHECKS, KINDS, ContractError, Subject, check_model, run_checks
 from tests.commands import dtbench, main
 from tests.models import broken
 
@@ -20,6 +20,10 @@ README = Path(__file__).parents[2] / "baselines" / "README.md"
 QUICK = {"dt", "bc"}
 BY_NAME = {check.name: check for check in CHECKS}
 
+
+DEFAULT = "vector/continuous"
+#: CQL's critics of continuous actions are MLPs over vectors.
+REFUSED = {("cql", "frames/continuous")}
 
 #: Switches that make another model of a registered one.
 VARIANTS = [("gpt2_dtma", "model.gate=false")]
@@ -36,6 +40,28 @@ def cases():
 @pytest.mark.parametrize(("name", "overrides", "check"), cases())
 def test_contract(name, overrides, check, tmp_path):
     check.run(Subject.find(name, overrides), tmp_path)
+
+
+def cases_of_other_kinds():
+    """Yield every model on frames and discrete actions; what does not depend on the kind is tried once per kind."""
+    for kind in KINDS:
+        for name in MODELS if kind != DEFAULT else ():
+            for check in CHECKS:
+                if (name, kind) not in REFUSED:
+                    slow = check.name not in ("act", "reaction", "causality", "padding", "learning")
+                    marks = [pytest.mark.slow] if slow else []
+                    yield pytest.param(name, kind, check, id=f"{name}-{kind}-{check.name}", marks=marks)
+
+
+@pytest.mark.parametrize(("name", "kind", "check"), cases_of_other_kinds())
+def test_contract_on_other_kinds_of_tasks(name, kind, check, tmp_path):
+    check.run(Subject.find(name, (), KINDS[kind]), tmp_path)
+
+
+@pytest.mark.parametrize(("name", "kind"), sorted(REFUSED))
+def test_a_kind_that_a_model_does_not_take_is_refused(name, kind):
+    with pytest.raises(ConfigError, match="takes vectors as observations, and the task shows stacks of 2 frames"):
+        Subject.find(name, (), KINDS[kind])
 
 
 def verdicts(monkeypatch, model, folder, *names: str, overrides=()) -> dict[str, tuple[bool | None, str]]:
@@ -56,7 +82,7 @@ def test_a_sound_model_passes_at_every_context_length(monkeypatch, tmp_path, con
 @pytest.mark.parametrize(
     ("model", "failing", "message"),
     [
-        (broken.WrongShape, "act", r"act must return shape \(B, action_dim\) = \(6, 2\), not shape \(6, 1\)"),
+        (broken.WrongShape, "act", r"act must return shape \(B, action size\) = \(6, 2\), not shape \(6, 1\)"),
         (broken.WrongType, "act", r"float32, not torch.float64: end it with .float\(\)"),
         (broken.Noisy, "act", "other actions for the same window"),
         (broken.Constant, "reaction", "the same in every state"),
@@ -161,7 +187,15 @@ def test_a_wrong_name_exits_with_2(capsys):
     assert main("check-model", "tests.models.broken:Nothing") == 2
     assert main("check-model", "tests.models.broken:SoundConfig") == 2
     assert main("check-model", "bc", "--set", "model.widht=3") == 2
-    assert capsys.readouterr().err.count("\n") == 4
+    assert main("check-model", "bc", "--spaces", "sound") == 2
+    assert capsys.readouterr().err.count("\n") == 5
+
+
+def test_a_model_of_vectors_is_refused_on_frames(example, capsys):
+    assert main("check-model", example, "--spaces", "frames/discrete") == 2
+    said = capsys.readouterr().err
+    assert "takes vectors as observations" in said
+    assert said.count("\n") == 1
 
 
 def test_a_check_leaves_no_trace_in_pytorch(tmp_path):
