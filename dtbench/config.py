@@ -31,6 +31,8 @@ _SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "6
 DECAYS = ("none", "linear", "cosine")
 #: Which parameters have weight decay: all of them, or the weights of linear maps and convolutions only.
 DECAYED = ("all", "maps")
+#: What becomes of windows that reach beyond their episode (`data.windows`).
+NEAR_END = ("pad", "shift")
 #: How a discrete action is chosen in evaluation: the one of the largest logit or value, or drawn from their softmax.
 ACTIONS = ("greedy", "sampled")
 #: What `hardware.compile` may be, and PyTorch's name of each mode.
@@ -41,7 +43,8 @@ NOT_HASHED = frozenset({"log_every", "checkpoint_every"})
 #: new run of the same configuration have the same hash.
 ADDED_LATER = {
     "optimizer": {"decayed": "all", "decay_length": 1.0, "decay_floor": 0.0},
-    "evaluation": {"actions": "greedy", "random_actions": 0.0},
+    "data": {"near_end": "pad", "return_includes_reward": True},
+    "evaluation": {"actions": "greedy", "random_actions": 0.0, "max_episode_steps": 0},
     "model": {
         **{"tokens": "gym", "lora_shared": False, "lora_biases": True},
         **{"quantiles": 200, "target_interval": 2000, "double": False, "clip_rewards": False},
@@ -153,13 +156,23 @@ class TrainingConfig:
 
 @dataclass
 class DataConfig:
-    """`steps` is the size of a locally built dataset; public datasets have the size they have."""
+    """How a task's data become windows.
+
+    Attributes:
+        steps: size of a locally built dataset; public datasets have the size they have.
+        normalize_states: whether vectors are normalised by mean and standard deviation; frames never are.
+        near_end: what becomes of a window that reaches beyond its episode: `pad`, or `shift` its start back.
+        return_includes_reward: whether the return-to-go of a step includes its own reward.
+    """
 
     steps: int = 1_000_000
     normalize_states: bool = True
+    near_end: str = "pad"
+    return_includes_reward: bool = True
 
     def __post_init__(self) -> None:
         require_positive("data", self, "steps")
+        require_one_of("data.near_end", self.near_end, NEAR_END)
 
 
 @dataclass
@@ -174,6 +187,7 @@ class EvaluationConfig:
             as a diagnostic of return-conditioned models; 0 for none.
         actions: how a discrete action is chosen: `greedy`, or `sampled` from the softmax of the logits.
         random_actions: share of discrete actions that are drawn uniformly instead (ε of CQL's Atari code).
+        max_episode_steps: cuts episodes shorter than the task does; 0 for the task's own limit.
     """
 
     episodes: int = 100
@@ -182,10 +196,11 @@ class EvaluationConfig:
     data_targets: int = 0
     actions: str = "greedy"
     random_actions: float = 0.0
+    max_episode_steps: int = 0
 
     def __post_init__(self) -> None:
         require_positive("evaluation", self, "episodes")
-        require_not_negative("evaluation", self, "every", "data_targets")
+        require_not_negative("evaluation", self, "every", "data_targets", "max_episode_steps")
         require(self.data_targets != 1, "evaluation.data_targets", "must be 0 or at least 2", self.data_targets)
         require_one_of("evaluation.actions", self.actions, ACTIONS)
         is_share = 0 <= self.random_actions <= 1

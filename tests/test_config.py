@@ -94,7 +94,7 @@ def test_seedlike_zero_and_false_are_values(tmp_path):
         ("training.steps=abc", "could not be converted to Integer"),
         ("training.steps=-1", "must be positive"),
         ("optimizer.warmup_steps=-1", "must not be negative"),
-        ("optimizer.decay=cosine", "must be one of none, linear"),
+        ("optimizer.decay=steps", "must be one of none, linear, cosine"),
         ("training.steps", "section.key=value"),
         ("training=3", "not a subclass"),
         ("training=[1]", "training"),

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dtbench.config import NEAR_END
 from dtbench.data.store import TrajectoryStore
 from dtbench.determinism import generator
 from dtbench.errors import ConfigError
@@ -32,8 +33,6 @@ from dtbench.spaces import Frames
 _CHUNK = 1 << 18
 #: What `top_fraction` is a share of.
 TOP_BY = ("trajectories", "steps")
-#: What becomes of a window that would run past its episode's end.
-NEAR_END = ("pad", "shift")
 #: Bytes of frames to read before the pages of their memory map are given back; the system's cache keeps them.
 _RESIDENT_BYTES = 1 << 29
 

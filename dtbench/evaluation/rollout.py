@@ -35,7 +35,10 @@ class Policy(Interface):
     context_length: int
 
     def act(self, window: dict[str, Tensor]) -> Tensor:
-        """Choose the actions of the last step of each window, or their logits: (B, action size) float32."""
+        """Choose the actions of the last step of each window, or their logits: (B, action size) float32.
+
+        A policy with a method `encode` is also given what that returns (`OfflineModule.encode`).
+        """
         ...
 
 
@@ -259,6 +262,7 @@ class _History:
         self.actions = torch.zeros(count, length, *space.shape, dtype=actions, device=device)
         self.rewards = torch.zeros(count, length, device=device)
         self.returns_to_go = torch.zeros(count, length, device=device)
+        self.features: Tensor | None = None  # (count, length, features), of policies that encode observations
 
     def observe(self, observations: NDArray[Any], returns_to_go: NDArray[np.float64]) -> None:
         """Begin the next step with what is seen before it: (count, …), and (count,)."""
@@ -270,16 +274,28 @@ class _History:
 
     def _forget(self) -> None:
         """Move the last K − 1 steps to the front, and empty what comes after them."""
-        for values in (self.observations, self.actions, self.rewards, self.returns_to_go):
+        kept = [self.observations, self.actions, self.rewards, self.returns_to_go]
+        for values in kept if self.features is None else [*kept, self.features]:
             values[:, : self.pads] = values[:, self.now - self.pads :].clone()
             values[:, self.pads :] = 0
         self.now = self.pads
+
+    def encode(self, rows: Tensor, encode: Callable[[Tensor], Tensor | None]) -> None:
+        """Keep what a policy makes of the current observations of the environments `rows`."""
+        features = encode(self.observations[rows, self.now])
+        if features is None:
+            return
+        if self.features is None:
+            self.features = features.new_zeros(*self.rewards.shape, *features.shape[1:])
+        self.features[rows, self.now] = features
 
     def window(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the current window of the environments `rows`; its last action and reward are still 0."""
         part = slice(self.now - self.pads, self.now + 1)
         timesteps = torch.arange(self.step - self.pads, self.step + 1, device=self.rewards.device)
+        features = {} if self.features is None else {"features": self.features[rows, part]}
         return {
+            **features,
             "observations": self.observations[rows, part],
             "actions": self.actions[rows, part],
             "rewards": self.rewards[rows, part],
@@ -299,8 +315,13 @@ def _act(policy: Policy, history: _History, size: int, step: int, alive: NDArray
     rows = torch.from_numpy(alive).to(history.rewards.device)
     idle = -len(rows) % BLOCK
     blocks = torch.split(torch.cat((rows, rows[:1].expand(idle))), BLOCK)
-    actions = torch.cat([_checked(policy, policy.act(history.window(block)), (BLOCK, size)) for block in blocks])
-    actions = actions[: len(rows)]
+    encode = getattr(policy, "encode", None)
+    chosen = []
+    for block in blocks:
+        if encode is not None:
+            history.encode(block, encode)
+        chosen.append(_checked(policy, policy.act(history.window(block)), (BLOCK, size)))
+    actions = torch.cat(chosen)[: len(rows)]
     if not torch.isfinite(actions).all():
         raise DtbenchError(
             f"The policy's action is NaN or infinite at step {step}: its training diverged; try a lower "

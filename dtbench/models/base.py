@@ -22,7 +22,7 @@ from dtbench.models.parts.activations import ACTIVATIONS
 from dtbench.models.parts.initial_weights import INITS, PUBLISHED, SMALL
 from dtbench.models.parts.language_loss import LanguageLoss
 from dtbench.models.parts.memory import Numbers, frame_bytes, mlp_bytes, state_bytes, trunk_bytes
-from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_PER_STEP
+from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_PER_STEP, TokenEmbedding
 from dtbench.models.parts.trunk import Trunk, TrunkConfig
 from dtbench.spaces import Frames, Spaces
 
@@ -166,6 +166,19 @@ class OfflineModule(lightning.LightningModule):
             which the evaluation chooses.
         """
         raise NotImplementedError
+
+    def encode(self, observations: Tensor) -> Tensor | None:
+        """Encode single observations, where that is worth doing once per step instead of once per window that has them.
+
+        `act` then finds what this returned as `window["features"]`, (B, K, features), 0 where it is padded.
+
+        Args:
+            observations: (B, …), as in a window.
+
+        Returns:
+            (B, features), or None if the model does not do that.
+        """
+        return None
 
     def activation_bytes(self, batch_size: int, numbers: Numbers) -> int:
         """Estimate the bytes that a forward pass keeps for the backward pass; by default every step passes once."""
@@ -357,6 +370,12 @@ class SequencePolicy(OfflineModule):
         kept = trunk_bytes(self.trunk, batch_size, tokens, self.context_length, numbers)
         text = self.language.activation_bytes(self.trunk, numbers) if self.language is not None else 0
         return embedded + kept + text
+
+    def encode(self, observations: Tensor) -> Tensor | None:
+        if isinstance(self.spaces.observation, Frames) and isinstance(self.embedding, TokenEmbedding):
+            features: Tensor = self.embedding.embed_state(observations)
+            return features
+        return None
 
     def act(self, window: Window) -> Tensor:
         embed = getattr(self.embedding, "for_acting", self.embedding)  # a model from outside may embed in its own way

@@ -266,6 +266,8 @@ def _data_module(
         "return_scale": task.return_scale,
         "normalize_states": config.data.normalize_states,
         "delayed_reward": task.delayed_reward,
+        "near_end": config.data.near_end,
+        "return_includes_reward": config.data.return_includes_reward,
         "trajectory_ratio": task.trajectory_ratio,
         "top_fraction": task.top_fraction,
     }
@@ -299,7 +301,7 @@ def _evaluation_protocol(plan: RunPlan, store: TrajectoryStore, data: Trajectory
     windows, own = data.windows, plan.source == "minari"
     return EvaluationProtocol(
         env_id=store.metadata["env_id"] if own else plan.task.environment(plan.source),
-        max_episode_steps=plan.task.max_episode_steps,
+        max_episode_steps=_horizon(plan),
         return_scale=windows.options.return_scale,
         state_mean=windows.state_mean.cpu().numpy(),
         state_std=windows.state_std.cpu().numpy(),
@@ -308,6 +310,12 @@ def _evaluation_protocol(plan: RunPlan, store: TrajectoryStore, data: Trajectory
         actions=plan.config.evaluation.actions,
         random_actions=plan.config.evaluation.random_actions,
     )
+
+
+def _horizon(plan: RunPlan) -> int:
+    """Return the steps after which an evaluated episode is cut."""
+    limit = plan.config.evaluation.max_episode_steps
+    return min(limit, plan.task.max_episode_steps) if limit else plan.task.max_episode_steps
 
 
 def _kept(data: TrajectoryDataModule, store: TrajectoryStore) -> list[int] | None:

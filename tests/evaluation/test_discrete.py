@@ -12,7 +12,7 @@ import torch
 from dtbench.evaluation.actions import ActionChoice
 from dtbench.evaluation.rollout import BLOCK, EvaluationProtocol, episode_seeds, evaluate
 from dtbench.spaces import Discrete, Frames, Spaces, Vector, unit_box
-from dtbench.testing import model_config
+from dtbench.testing import model_config, windows
 
 CARTPOLE = EvaluationProtocol("CartPole-v1", 200, 10.0, np.zeros(4, np.float32), np.ones(4, np.float32))
 SEEN = Frames(2, 36, 36)
@@ -166,6 +166,18 @@ def test_windows_of_frames_are_the_last_steps_however_long_an_episode_is():
         rewards.append(reward / 10)
         to_go.append(to_go[-1] - reward / 10)
     assert done.returns == [pytest.approx(10 * sum(rewards))]
+
+
+@pytest.mark.parametrize("name", ["dt", "dc", "lamo", "gpt2_dt", "gpt2_dtma"])
+def test_observations_encoded_once_give_the_same_logits(name):
+    """Rounding: a convolution over other rows adds in another order."""
+    model = build(name, Spaces(SEEN, Discrete(3), 40))
+    window = windows(model)
+    seen = window["observations"]
+    features = model.encode(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+    features = features * window["padding_mask"][..., None]
+    with torch.no_grad():
+        assert torch.allclose(model.act({**window, "features": features}), model.act(window), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["dt", "bc", "cql"])

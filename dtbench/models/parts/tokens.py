@@ -80,11 +80,11 @@ class TokenEmbedding(nn.Module, ABC):
         return tokens
 
     def content(self, window: dict[str, Tensor]) -> Tensor:
-        """Embed R̂, s and a, without their time: (B, K, 3, width)."""
+        """Embed R̂, s and a, without their time: (B, K, 3, width). States that are embedded already are `features`."""
         return torch.stack(
             (
                 self.embed_return(window["returns_to_go"][..., None]),
-                self.embed_state(window["observations"]),
+                window["features"] if "features" in window else self.embed_state(window["observations"]),
                 self.embed_action(window["actions"]),
             ),
             dim=2,
