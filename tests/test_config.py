@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from dtbench.config import RunConfig, compose, from_dict, load_preset, preset_names, task_layers
+from dtbench.config import ModelSettings, RunConfig, compose, from_dict, load_preset, preset_names, task_layers
 from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.registry import MODELS, model_entry
 from dtbench.suites.suites import load_suite, suite_names
+
+
+RESULTS = Path(__file__).parents[1] / "leaderboards" / "results"
 
 
 def build(*overrides: str, model: str = "gpt2_dtma", preset: str = "quick", file=None) -> RunConfig:
@@ -29,6 +32,44 @@ def test_every_shipped_configuration_loads(model, preset, suite):
     for task in {task_layers(task, model): task for task in loaded.tasks}.values():
         config = compose(settings, preset=load_preset(preset), suite=loaded, task=task)
         assert from_dict(config.to_dict(), settings.config).hash() == config.hash()
+
+
+def test_options_that_came_later_leave_the_hash_of_published_results_alone():
+    """One result of every model and label that is committed: a changed hash would have it run again."""
+    results = {file.parents[1].name: file for file in RESULTS.glob("*/*/*/*/*/seed-*.json")}
+    assert results
+    for file in results.values():
+        model = json.loads(file.read_text(encoding="utf-8"))["model"]
+        config = from_dict(model["config"], model_entry(model["name"]).load().Config)
+        assert config.hash() == model["config_hash"], file
+
+
+def test_options_that_came_later_are_hashed_where_they_are_used():
+    hashes = {build("optimizer.decay=linear", *extra).hash() for extra in ([], ["optimizer.decayed=maps"])}
+    hashes |= {build("optimizer.decay=linear", f"evaluation.actions={how}").hash() for how in ("greedy", "sampled")}
+    assert len(hashes) == 3
+
+
+def test_settings_of_a_domain_go_over_those_they_stand_beside(tmp_path):
+    """Model, its domain, preset, its domain, suite: each later one wins, and only a suite of the domain sees them."""
+
+    @dataclass
+    class Settings:
+        a: int = 0
+        b: int = 0
+        c: int = 0
+        d: int = 0
+        e: int = 0
+
+    (tmp_path / "config.yaml").write_text("model: {a: 1, b: 1, c: 1, d: 1, e: 1}", encoding="utf-8")
+    (tmp_path / "sea.yaml").write_text("model: {b: 2, c: 2, d: 2, e: 2}", encoding="utf-8")
+    preset = {"config": {"model": {"c": 3, "d": 3, "e": 3}}, "domains": {"sea": {"models": {"m": {"model": {"d": 4}}}}}}
+    suite = load_suite("d4rl-short")
+    for domain, expected in (("sea", [1, 2, 3, 4, 5]), ("", [1, 1, 3, 3, 5]), ("land", [1, 1, 3, 3, 5])):
+        of_domain = replace(suite, domain=domain, config={"model": {"e": 5}})
+        settings = ModelSettings("m", Settings, tmp_path / "config.yaml")
+        found = compose(settings, preset=preset, suite=of_domain, task=suite.tasks[0]).model
+        assert [found.a, found.b, found.c, found.d, found.e] == expected
 
 
 def test_dt_defaults_are_the_papers():
