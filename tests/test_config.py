@@ -13,7 +13,6 @@ from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.registry import MODELS, model_entry
 from dtbench.suites.suites import load_suite, suite_names
 
-
 RESULTS = Path(__file__).parents[1] / "leaderboards" / "results"
 
 

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from frames import write
 
 from dtbench.config import compose, load_preset
 from dtbench.data.episodes import Episode
@@ -126,6 +127,48 @@ def test_window_batch_by_a_loop_over_samples(benchmark, windows):
         return {key: torch.cat([sample[key] for sample in samples]) for key in samples[0]}
 
     benchmark(batch)
+
+
+@pytest.fixture(scope="session")
+def frames(tmp_path_factory) -> TrajectoryStore:
+    """A random store of 20,000 frames."""
+    path = tmp_path_factory.mktemp("frames") / "s"
+    write(path, 20_000 // LENGTH)
+    return TrajectoryStore.open(path)
+
+
+def measure_stacks(benchmark, batch) -> None:
+    """Time batches of 128 windows × K 30 × 4 frames, and give the rate of what they show."""
+    steps = iter(range(10**9))
+    benchmark.pedantic(lambda: batch(next(steps)), rounds=30, warmup_rounds=3)
+    if benchmark.stats is not None:
+        benchmark.extra_info["mb_per_s"] = round(batch(0).nbytes / 1e6 / benchmark.stats.stats.median)
+
+
+@pytest.mark.parametrize("near_end", ["shift", "pad"])
+def test_window_batch_of_single_frames(benchmark, frames, near_end):
+    """The stacks are views; with `pad`, nearly every batch has padding and is copied."""
+    windows = Windows(frames, WindowOptions(30, normalize_states=False, near_end=near_end))
+    measure_stacks(benchmark, lambda step: windows.gather(windows.draw(128, seed=0, step=step))["observations"])
+
+
+def test_window_batch_of_stacks_stored_whole(benchmark, frames, tmp_path):
+    """The same windows from a file in which each step has its 4 frames: four times the size."""
+    windows = Windows(frames, WindowOptions(30, normalize_states=False, near_end="shift"))
+    single = Windows(frames, WindowOptions(1, normalize_states=False))
+    whole = np.lib.format.open_memmap(tmp_path / "w.npy", "w+", np.uint8, (frames.num_steps, 4, 84, 84))
+    for start in range(0, frames.num_steps, LENGTH):
+        steps = torch.arange(start, start + LENGTH)
+        whole[start : start + LENGTH] = single.gather(steps)["observations"][:, 0].numpy()
+    stacks = torch.from_numpy(whole)
+
+    def batch(step):
+        starts = windows.draw(128, seed=0, step=step)
+        latest = starts // LENGTH * LENGTH + LENGTH - 30
+        index = torch.minimum(starts, latest)[:, None] + torch.arange(30)
+        return stacks.index_select(0, index.flatten()).reshape(*index.shape, 4, 84, 84)
+
+    measure_stacks(benchmark, batch)
 
 
 @pytest.mark.parametrize(("name", "preset"), [("dt", "paper"), ("gpt2_dtma", "quick"), ("cql", "paper")])

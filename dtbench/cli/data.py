@@ -22,8 +22,8 @@ data_app = typer.Typer(
 Dataset = Annotated[
     str,
     typer.Argument(
-        help="Dataset, e.g. hopper-medium (local), hopper-medium-v2 (D4RL), D4RL/pen/human-v2 (Minari), or a store's "
-        "folder."
+        help="Dataset, e.g. hopper-medium (local), hopper-medium-v2 (D4RL), D4RL/pen/human-v2 (Minari), "
+        "breakout-dqn-1pct (DQN replay), or a store's folder."
     ),
 ]
 Steps = Annotated[int, typer.Option(min=1, help="Size of a local dataset.")]
@@ -63,7 +63,9 @@ def build(
 def fetch(
     what: Annotated[str, typer.Argument(help="Suite, or one dataset by its public id.")],
     task: Annotated[list[str], typer.Option("--task", "-t", help="Only these tasks of the suite.")] = [],  # noqa: B006
-    source: Annotated[str, typer.Option(help="minari or d4rl. Default: the first that the suite lists.")] = "auto",
+    source: Annotated[
+        str, typer.Option(help="minari, d4rl or dqn_replay. Default: the first that the suite lists.")
+    ] = "auto",
     force: Force = False,
 ) -> None:
     """Download public datasets and import them; an interrupted download continues where it stopped."""
@@ -86,17 +88,31 @@ def fetch(
 
 @data_app.command("import")
 def import_(
-    path: Annotated[Path, typer.Argument(help="D4RL's .hdf5, a trajectory .pkl of kzl's scripts, or a Minari folder.")],
-    as_: Annotated[str, typer.Option("--as", help="Its public id, e.g. hopper-medium-v2 or D4RL/pen/human-v2.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="D4RL's .hdf5, a trajectory .pkl of kzl's scripts, a Minari folder, or one of DQN replay logs."
+        ),
+    ],
+    as_: Annotated[
+        str,
+        typer.Option("--as", help="Its public id, e.g. hopper-medium-v2, D4RL/pen/human-v2 or breakout-dqn-1pct."),
+    ],
     force: Force = False,
 ) -> None:
     """Import a dataset that is on disk; a broken file is refused and leaves nothing behind."""
     from dtbench.console import progress, resumable
-    from dtbench.data.sources import d4rl, minari
+    from dtbench.data.sources import d4rl, dqn_replay, minari
 
     if not path.exists():
         raise ConfigError(f"There is no {path}.")
-    if path.is_dir():
+    if dqn_replay.is_id(as_):
+        if not path.is_dir():
+            raise ConfigError(f"{path} is a file, and {as_} is made of a folder of logs, e.g. Breakout/1/replay_logs.")
+        found = None if force else dqn_replay.locate(as_)
+        with resumable(), progress(as_) as report:
+            store = dqn_replay.import_folder(path, as_, progress=report, force=force)
+    elif path.is_dir():
         if as_ in d4rl.DATASETS:
             raise ConfigError(f"{path} is a folder, and D4RL's dataset {as_} is a file; name an .hdf5 or .pkl file.")
         found = None if force else minari.locate(as_)
@@ -171,13 +187,13 @@ def open_dataset(dataset: str, steps: int) -> TrajectoryStore:
         UnknownNameError: no source knows it.
         DataError: the store is damaged.
     """
-    from dtbench.data.sources import d4rl, local, minari
+    from dtbench.data.sources import d4rl, dqn_replay, local, minari
     from dtbench.data.store import TrajectoryStore
 
     if (Path(dataset) / "metadata.json").is_file():
         return TrajectoryStore.open(dataset)
-    if dataset in d4rl.DATASETS:
-        store = d4rl.locate(dataset)
+    if dataset in d4rl.DATASETS or dqn_replay.is_id(dataset):
+        store = d4rl.locate(dataset) if dataset in d4rl.DATASETS else dqn_replay.locate(dataset)
         if store is None:
             raise ConfigError(f"{dataset} is not imported; `dtbench data fetch {dataset}` or `dtbench data import`.")
         return store
@@ -191,7 +207,7 @@ def open_dataset(dataset: str, steps: int) -> TrajectoryStore:
             f"{dataset} is neither the folder of a store nor an imported dataset of Minari; "
             f"`dtbench data fetch {dataset}` or `dtbench data import FOLDER --as {dataset}`."
         )
-    raise UnknownNameError("dataset", dataset, [*local.known_datasets(), *d4rl.DATASETS])
+    raise UnknownNameError("dataset", dataset, [*local.known_datasets(), *d4rl.DATASETS, *dqn_replay.DATASETS])
 
 
 def _open_local(dataset: str, steps: int) -> TrajectoryStore:
@@ -224,7 +240,7 @@ def _local_datasets(suite: str, tasks: list[str]) -> list[str]:
 
 def _public_datasets(what: str, tasks: list[str], source: str) -> list[tuple[str, str]]:
     """Return (source, dataset) of what is to be fetched: a dataset, or those of a suite's tasks."""
-    from dtbench.data.sources import SOURCES, d4rl, minari
+    from dtbench.data.sources import SOURCES, d4rl, dqn_replay, minari
     from dtbench.suites.suites import suite_names
 
     public = [name for name in SOURCES if name != "local"]
@@ -234,10 +250,12 @@ def _public_datasets(what: str, tasks: list[str], source: str) -> list[tuple[str
         return _public_datasets_of_suite(what, tasks, source, public)
     if what in d4rl.DATASETS:
         found = "d4rl"
+    elif dqn_replay.is_id(what):
+        found = "dqn_replay"
     elif "/" in what and minari.is_id(what):
         found = "minari"
     else:
-        raise UnknownNameError("suite or dataset", what, [*suite_names(), *d4rl.DATASETS])
+        raise UnknownNameError("suite or dataset", what, [*suite_names(), *d4rl.DATASETS, *dqn_replay.DATASETS])
     if tasks:
         raise ConfigError(f"--task chooses tasks of a suite, and {what} is a dataset.")
     if source not in ("auto", found):

@@ -145,11 +145,12 @@ def _network() -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-    from dtbench.data.sources import d4rl, minari
+    from dtbench.data.sources import d4rl, dqn_replay, minari
 
     yield Finding("DTBENCH_HOME", OK, str(home()))
     yield _folder("datasets", datasets_home(), "DTBENCH_HOME", needed=True)
     yield _folder("D4RL files", d4rl.raw_file("hopper-medium-v2").parent, "D4RL_DATASET_DIR", needed=False)
+    yield _folder("DQN replay logs", dqn_replay.logs_root(), "DQN_REPLAY_DIR", needed=False)
     yield _folder("Minari files", minari.minari_folder("x").parent, "MINARI_DATASETS_PATH", needed=False)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -234,7 +235,19 @@ def digest(name: str, array: NDArray[Any]) -> str:
     rows = max(1, _CHUNK_BYTES // max(1, array.nbytes // max(1, len(array))))
     for start in range(0, len(array), rows):
         content.update(np.ascontiguousarray(array[start : start + rows]).data)
+        give_back_pages(array)
     return content.hexdigest()
+
+
+def give_back_pages(array: NDArray[Any]) -> None:
+    """Take what was read of a read-only memory map out of this process's memory.
+
+    Pages of a map count as the process's own once they were touched, so that reading adds up to the whole file. They
+    stay in the system's cache, and are mapped again when they are read again. Where a system has no such call, nothing
+    happens.
+    """
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def fingerprint(digests: Mapping[str, str]) -> str:

@@ -14,7 +14,6 @@ first are 0: nothing ever reaches across its start.
 from __future__ import annotations
 
 import copy
-import mmap
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from dtbench.config import NEAR_END
 from dtbench.data.store import TrajectoryStore
+from dtbench.data.store_files import give_back_pages
 from dtbench.determinism import generator
 from dtbench.errors import ConfigError
 from dtbench.spaces import Frames
@@ -33,8 +33,9 @@ from dtbench.spaces import Frames
 _CHUNK = 1 << 18
 #: What `top_fraction` is a share of.
 TOP_BY = ("trajectories", "steps")
-#: Bytes of frames to read before the pages of their memory map are given back; the system's cache keeps them.
-_RESIDENT_BYTES = 1 << 29
+#: A window of frames brings up to so much of their memory map into the process: Linux maps a file in pieces of 2 MiB
+#: where its cache holds such. After the most bytes, all is given back; it stays in the system's cache.
+_BYTES_PER_WINDOW, _MOST_BYTES = 2 << 20, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Windows:
             self._discounted_returns = torch.from_numpy((discounted / options.return_scale).astype(np.float32))
         lengths = ends - store.episode_offsets[:-1]
         self._shortest = int(lengths[lengths > 0].min())
-        self._bytes_read = 0
+        self._windows_read = 0
 
     @property
     def num_steps(self) -> int:
@@ -253,27 +254,19 @@ class Windows:
         count = self.options.context_length + stack - 1 + self.options.next_observations
         index = firsts[:, None] + torch.arange(1 - stack, count + 1 - stack, device=firsts.device)
         frames = _take(self._observations, index.clamp(0, len(self._observations) - 1))
-        self._give_back_pages(frames)
+        self._keep_memory_small(len(frames))
         if self.options.next_observations:  # only the last place can lie behind the episode
             behind = index[:, -1] == self._offsets[episodes + 1]
             frames[:, -1] = torch.where(behind[:, None, None], self._final_observations[episodes], frames[:, -1])
         before = index < self._offsets[episodes][:, None]
         return _zeroed(frames, before)
 
-    def _give_back_pages(self, frames: Tensor) -> None:
-        """Keep the process's memory small, whatever the size of the file that frames are read from.
-
-        Pages of a memory map count as the process's own once they were touched, so random reading would add up to the
-        whole file. After every `_RESIDENT_BYTES` they are given back; the system's cache has them when they are read
-        again.
-        """
-        pages = self.store.observations.base
-        if frames.device.type != "cpu" or not isinstance(pages, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
-            return
-        self._bytes_read += frames.nbytes
-        if self._bytes_read >= _RESIDENT_BYTES:
-            pages.madvise(mmap.MADV_DONTNEED)
-            self._bytes_read = 0
+    def _keep_memory_small(self, windows: int) -> None:
+        """Give back what was read of the frames' memory map from time to time, whatever its size."""
+        self._windows_read += windows
+        if self._windows_read * _BYTES_PER_WINDOW >= _MOST_BYTES:
+            give_back_pages(self.store.observations)
+            self._windows_read = 0
 
     def _has_padding(self, mask: Tensor) -> bool:
         """Report whether a batch may have padding; asking a GPU would make the CPU wait for it."""

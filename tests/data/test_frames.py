@@ -204,9 +204,9 @@ def test_pages_that_were_read_are_given_back(tmp_path, monkeypatch):
     store = factory.game_store(tmp_path / "s", (500,))
     windows = Windows(store, options(4))
     before = windows.gather(torch.arange(100))["observations"].clone()
-    monkeypatch.setattr(windows_module, "_RESIDENT_BYTES", 1)
+    monkeypatch.setattr(windows_module, "_MOST_BYTES", 1)
     assert torch.equal(windows.gather(torch.arange(100))["observations"], before)
-    assert windows._bytes_read == 0
+    assert windows._windows_read == 0
     assert torch.equal(windows.gather(torch.arange(100))["observations"], before)
 
 

@@ -25,6 +25,7 @@ from dtbench.suites.suites import Task
 SOURCES = {
     "minari": "dtbench.data.sources.minari",
     "d4rl": "dtbench.data.sources.d4rl",
+    "dqn_replay": "dtbench.data.sources.dqn_replay",
     "local": "dtbench.data.sources.local",
 }
 AUTO = "auto"

@@ -4,6 +4,11 @@ Observations become vectors of what a policy sees (`policy_space`): of a goal-co
 goal, with an ant's position in front. Models are evaluated in the environment that the dataset's own specification
 names, with its arguments (a maze's map; whether the task continues at the goal). If the dataset has reference scores,
 they are used, and named with the results.
+
+Frames of a game are taken if they were recorded as an evaluation shows them: grey, 84 × 84, the maximum of the last two
+of four frames (gymnasium's AtariPreprocessing), without loss. Minari's own `atari/<game>/expert-v0` are not: they hold
+the colour image of each step's last frame alone (minari-dataset-generation-scripts, scripts/atari/create_datasets.py),
+from which what was skipped cannot be recovered. They are refused.
 """
 
 from __future__ import annotations
@@ -29,6 +34,16 @@ from dtbench.resources import datasets_home
 from dtbench.suites.fields import path_of_names
 
 HOST = "huggingface.co"
+#: Frames that a policy sees of a game, and how they must have been recorded.
+_STACK = 4
+_PREPROCESSING = {
+    "frame_skip": 4,
+    "screen_size": 84,
+    "terminal_on_life_loss": False,
+    "grayscale_obs": True,
+    "grayscale_newaxis": False,
+    "scale_obs": False,
+}
 
 
 def is_id(dataset: str) -> bool:
@@ -134,8 +149,14 @@ def import_folder(
         bounds |= {"action_low": space.low, "action_high": space.high}
     else:
         raise DataError(f"{dataset} has actions of {space}; dtbench takes boxes of one axis and discrete actions.")
-    _warn_of_images(opened.observation_space, metadata, dataset)
     environment = _environment(metadata, dataset)
+    shown: gym.Space[Any] | None = None
+    if environment["id"].startswith("ALE/") and len(opened.observation_space.shape or ()) > 1:
+        _require_preprocessing(metadata, opened.observation_space.shape, dataset)
+        bounds["frame_stack"] = _STACK
+    else:
+        _warn_of_images(opened.observation_space, metadata, dataset)
+        shown = policy_space(opened.observation_space, environment["id"])
     least, most = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     reference = None
     if least is not None and most is not None:
@@ -144,7 +165,7 @@ def import_folder(
     recipe["sha256"] = sha256
     store = build_store(
         store_path(dataset),
-        _episodes(opened, policy_space(opened.observation_space, environment["id"]), dataset, progress),
+        _episodes(opened, shown, dataset, progress),
         source="minari",
         dataset_id=f"minari/{dataset}",
         env_id=environment["id"],
@@ -200,7 +221,8 @@ def _damaged(folder: Path, dataset: str, error: Exception) -> DataError:
     return DataError(f"{folder} is not a whole Minari dataset ({type(error).__name__}: {reason}); {fix}.")
 
 
-def _episodes(opened: Any, space: gym.Space[Any], dataset: str, progress: Progress | None) -> Iterator[Episode]:
+def _episodes(opened: Any, space: gym.Space[Any] | None, dataset: str, progress: Progress | None) -> Iterator[Episode]:
+    """Yield the episodes, their observations flattened from `space`; None: frames, as they are."""
     done, total = 0, int(opened.total_steps)
     episodes = opened.iterate_episodes()
     while True:
@@ -215,7 +237,7 @@ def _episodes(opened: Any, space: gym.Space[Any], dataset: str, progress: Progre
         if len(truncations) and not (terminations[-1] or truncations[-1]):
             truncations[-1] = True  # the recording was stopped here
         try:
-            observations = flatten(space, episode.observations)
+            observations = np.asarray(episode.observations) if space is None else flatten(space, episode.observations)
         except (ConfigError, ValueError) as error:
             raise DataError(f"{dataset}, episode {episode.id}: {error}") from error
         yield Episode(observations, episode.actions, np.asarray(episode.rewards), terminations, truncations)
@@ -238,6 +260,32 @@ def _environment(metadata: dict[str, Any], dataset: str) -> dict[str, Any]:
     if ":" in env_id:
         raise DataError(f"{dataset} would import {env_id.partition(':')[0]} for its environment; that is refused.")
     return {"id": env_id, "kwargs": kwargs}
+
+
+def _require_preprocessing(metadata: dict[str, Any], shape: tuple[int, ...], dataset: str) -> None:
+    """Refuse frames of a game that are not those which an evaluation shows.
+
+    Raises:
+        DataError: naming what differs.
+    """
+    spec = json.loads(str(metadata.get("env_spec") or "{}"))
+    wrappers = {wrapper["name"]: dict(wrapper.get("kwargs") or {}) for wrapper in spec.get("additional_wrappers") or ()}
+    found = wrappers.pop("AtariPreprocessing", None)
+    differs = None
+    if found is None:
+        differs = f"its frames {shape} are each step's last one, not grey, 84 × 84 and the maximum of the last two"
+    elif wrappers:
+        differs = f"it was recorded through {next(iter(wrappers))}"
+    elif metadata.get("jpeg_encoding", True):
+        differs = "its frames are lossy JPEG"
+    else:
+        wrong = [name for name, value in _PREPROCESSING.items() if found.get(name) not in (value, [value, value])]
+        differs = f"its {wrong[0]} is {found.get(wrong[0])}, not {_PREPROCESSING[wrong[0]]}" if wrong else None
+    if differs is not None:
+        raise DataError(
+            f"{dataset} does not show what an evaluation shows: {differs}; record it through gymnasium's "
+            "AtariPreprocessing alone, without JPEG, or use another --source."
+        )
 
 
 def _warn_of_images(space: Any, metadata: dict[str, Any], dataset: str) -> None:

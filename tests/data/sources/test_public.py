@@ -31,8 +31,9 @@ from dtbench.data.export import write_d4rl, write_minari
 from dtbench.data.sources import d4rl, local, resolve_sources, unavailable_message
 from dtbench.data.sources import minari as minari_source
 from dtbench.data.store import build_store
-from dtbench.environments.make import import_robotics
+from dtbench.environments.make import import_robotics, make_environment
 from dtbench.errors import DataError, SourceError, UnknownNameError
+from dtbench.spaces import Discrete, Frames
 from dtbench.suites.suites import load_suite, suite_names
 
 ID, OBSERVATIONS, ACTIONS = "hopper-medium-v2", 11, 3
@@ -412,6 +413,52 @@ def test_a_cut_minari_file_is_refused(tmp_path):
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"not a whole Minari dataset.*dtbench data fetch own/plain-v0"):
         minari_source.build("own/plain-v0")
+    assert nothing_is_left(tmp_path / "home")
+
+
+def a_minari_game(name, shape, *, wrapped=None, jpeg=False, **kwargs):
+    """Record random frames as if of Breakout; `wrapped` are the arguments of AtariPreprocessing."""
+    pytest.importorskip("ale_py")
+    pytest.importorskip("cv2")
+    env = make_environment("ALE/Breakout-v5", kwargs=kwargs)
+    env = env if wrapped is None else gym.wrappers.AtariPreprocessing(env, **wrapped)
+    env = gym.wrappers.FrameStackObservation(env, 4) if len(shape) == 3 and wrapped is not None else env
+    rng = np.random.default_rng(0)
+    made = buffers(lambda n: rng.integers(256, size=(n, *shape), dtype=np.uint8), lambda n: rng.integers(4, size=n))
+    space = gym.spaces.Box(0, 255, shape, np.uint8)
+    make_minari(name, made, space, gym.spaces.Discrete(4), env=env.spec, jpeg_encoding=jpeg)
+    env.close()
+    return made
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_minari_frames_recorded_as_evaluated_are_taken():
+    made = a_minari_game("own/breakout-v0", (84, 84), wrapped={}, frameskip=1)
+    store = minari_source.build("own/breakout-v0")
+    assert (store.observation_space, store.action_space) == (Frames(4, 84, 84), Discrete(4))
+    for index, buffer in enumerate(made):
+        assert np.array_equal(store.episode(index).observations, buffer.observations)
+    assert store.metadata["env_id"] == "ALE/Breakout-v5"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((210, 160, 3), {}, r"its frames \(210, 160, 3\) are each step's last one, not grey, 84 × 84 and the maximum"),
+        ((4, 84, 84), {"wrapped": {}, "frameskip": 1}, "it was recorded through FrameStackObservation"),
+        ((84, 84), {"wrapped": {}, "frameskip": 1, "jpeg": True}, "its frames are lossy JPEG"),
+        ((84, 84), {"wrapped": {"frame_skip": 3}, "frameskip": 1}, "its frame_skip is 3, not 4"),
+        ((96, 96), {"wrapped": {"screen_size": 96}, "frameskip": 1}, "its screen_size is .*96.*, not 84"),
+        ((84, 84), {"wrapped": {"terminal_on_life_loss": True}, "frameskip": 1}, "its terminal_on_life_loss is True"),
+    ],
+)
+def test_minari_frames_recorded_otherwise_are_refused(tmp_path, shape, options, message):
+    """The first are those of Minari's own atari datasets."""
+    a_minari_game("own/breakout-v0", shape, **options)
+    with pytest.raises(DataError, match=message) as caught:
+        minari_source.build("own/breakout-v0")
+    assert "\n" not in str(caught.value)
     assert nothing_is_left(tmp_path / "home")
 
 
