@@ -24,10 +24,12 @@ class Task:
     """One dataset, one environment, its return targets and its reference scores.
 
     `sources` maps a source's name to the dataset's id there, and `environments` maps those sources whose data come from
-    another version of the environment to the id of that version. `return_scale` divides rewards and returns-to-go in
-    training and in evaluation. The model is scored at the return `score_target`; `targets` are further returns, shown
-    as diagnostics. `trajectory_ratio` keeps a random share of the trajectories and `top_fraction` the best share by
-    return. `config` and `models` are merged into a run's configuration (`models` holds one part per model).
+    another version of the environment to the id of that version. `env_kwargs` are arguments of the environment's
+    constructor in evaluation, e.g. `{repeat_action_probability: 0.25}` for sticky actions. `return_scale` divides
+    rewards and returns-to-go in training and in evaluation. The model is scored at the return `score_target`; `targets`
+    are further returns, shown as diagnostics. `trajectory_ratio` keeps a random share of the trajectories and
+    `top_fraction` the best share by return. `config` and `models` are merged into a run's configuration (`models` holds
+    one part per model).
 
     Raises:
         ConfigError: a field of the wrong type or out of its range.
@@ -41,6 +43,7 @@ class Task:
     score_target: float
     targets: tuple[float, ...] = ()
     environments: dict[str, str] = field(default_factory=dict)
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
     max_episode_steps: int = 1000
     delayed_reward: bool = False
     trajectory_ratio: float = 1.0
@@ -60,6 +63,7 @@ class Task:
                 score_target=fields.number(self.score_target, "score_target"),
                 targets=fields.distinct(fields.listed(self.targets, "targets", fields.number), "targets"),
                 environments=fields.mapping_of(self.environments, "environments", fields.non_empty_text),
+                env_kwargs=fields.plain_mapping(self.env_kwargs, "env_kwargs"),
                 max_episode_steps=fields.positive_integer(self.max_episode_steps, "max_episode_steps"),
                 delayed_reward=fields.boolean(self.delayed_reward, "delayed_reward"),
                 trajectory_ratio=fields.ratio(self.trajectory_ratio, "trajectory_ratio"),
@@ -117,8 +121,10 @@ class Expectation:
 class Suite:
     """A versioned list of tasks. `sources` is the order in which `--source auto` tries them.
 
-    `expected` is stated where the right order of models is known; `dtbench run` checks it. `file` is the file that the
-    suite was read from, empty for one built in Python.
+    `domain` names the models' published settings for a kind of tasks, e.g. `atari`: a model's
+    `baselines/<model>/<domain>.yaml` is merged over its `config.yaml`, and the preset's part `domains.<domain>` over
+    the preset; without a domain there is nothing to merge. `expected` is stated where the right order of models is
+    known; `dtbench run` checks it. `file` is the file that the suite was read from, empty for one built in Python.
 
     Raises:
         ConfigError: a field of the wrong type, tasks of the same id, or a source that the suite does not list.
@@ -131,6 +137,7 @@ class Suite:
     tasks: tuple[Task, ...]
     config: dict[str, Any] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    domain: str = ""
     expected: tuple[Expectation, ...] = ()
     file: str = ""
 
@@ -146,6 +153,7 @@ class Suite:
                 tasks=fields.listed(self.tasks, "tasks", _instance_of(Task)),
                 config=fields.plain_mapping(self.config, "config"),
                 models=fields.mapping_of(self.models, "models", fields.plain_mapping),
+                domain=fields.name(self.domain, "domain") if self.domain != "" else "",
                 expected=fields.listed(self.expected, "expected", _instance_of(Expectation)),
                 file=fields.text(self.file, "file"),
             )
@@ -233,7 +241,7 @@ def check_is_own_name(suite: Suite) -> None:
         return
     ours = {task.id: task for task in shipped.tasks}
     changed = [f"task {task.id!r}" for task in suite.tasks if task != ours.get(task.id)]
-    changed += [name for name in ("config", "models") if getattr(suite, name) != getattr(shipped, name)]
+    changed += [name for name in ("config", "models", "domain") if getattr(suite, name) != getattr(shipped, name)]
     if changed:
         raise ConfigError(f"{suite.id} is the name of a shipped suite, whose {changed[0]} differs; rename yours.")
 
