@@ -15,7 +15,7 @@ The frame after a game's last step is the one before it, as the screen is not re
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -65,7 +65,7 @@ def atari(
     frame_skip: int = 4,
     stack: int = STACK,
     ram: bool = False,
-    render_mode: str | None = None,
+    render_mode: Literal["human", "rgb_array"] | None = None,
 ) -> gym.Env:
     """Make a game with its minimal set of actions; everything in it is a function of the seed given to `reset`.
 
