@@ -224,7 +224,8 @@ def _game_section(name: str, entry: dict[str, Any]) -> list[str]:
         "",
         f"{settings['total_steps']:,} environment steps of {settings['environments']} games together, seed "
         f"{settings['seed']}, {settings['steps_per_update']} steps per game and update, batch "
-        f"{settings['batch_size']}, {settings['epochs']} epochs, learning rate {settings['learning_rate']:g}, entropy {settings['entropy']:g}, "
+        f"{settings['batch_size']}, {settings['epochs']} epochs, "
+        f"learning rate {settings['learning_rate']:g}, entropy {settings['entropy']:g}, "
         f"clip {settings['clip']:g}, γ {settings['gamma']:g}, λ {settings['gae_lambda']:g}, two layers of "
         f"{settings['width']}{serves}; human: {entry['reference']}; {versions}.",
         "",
