@@ -60,7 +60,7 @@ def evaluate(game: str, actor: RamActor, episodes: int, seed: int = 0) -> tuple[
     returns, lengths = [], []
     with threadpool_limits(1):
         for episode in range(episodes):
-            player = RamPlayer(actor, game in NEEDS_FIRE, np.random.default_rng((seed, episode)))
+            player = RamPlayer(actor, game in NEEDS_FIRE, np.random.default_rng(seed + episode))
             ram, info = env.reset(seed=seed + episode)
             total, length, over = 0.0, 0, False
             while not over:
@@ -158,12 +158,11 @@ def _save_chosen(folder: Path, file: Path, steps: Sequence[int]) -> None:
     for step in steps:
         for tensor, value in read_weights(folder / f"step-{step:07d}.safetensors").items():
             tensors[f"step-{step:07d}/{tensor}"] = value.astype(np.float16)
+    size = sum(value.nbytes for value in tensors.values())
+    if size > MOST_BYTES:
+        raise SystemExit(f"{file} would have {size:,} bytes, more than {MOST_BYTES:,}; train a smaller --width.")
     with replacing(file) as new:
         save_file(tensors, new)
-    if file.stat().st_size > MOST_BYTES:
-        raise SystemExit(
-            f"{file} has {file.stat().st_size:,} bytes, more than {MOST_BYTES:,}; train a smaller --width."
-        )
 
 
 def main() -> None:

@@ -78,6 +78,7 @@ class Lives(gym.Env[NDArray[np.float32], int]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        super().reset(seed=seed)
         if self.over or seed is not None:
             self.ram, info = self.env.reset(seed=seed)
             self.previous, self.lives = self.ram, info["lives"]
