@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from dtbench.environments import atari
 from dtbench.errors import ConfigError
 from dtbench.spaces import Continuous, Discrete, Frames, Vector
 
@@ -36,18 +37,23 @@ def make_environment(
         kwargs: arguments of the environment's constructor, e.g. a maze's map.
 
     Raises:
-        ConfigError: no such environment, or a package that it needs is not installed.
+        ConfigError: no such environment, a package that it needs is not installed, or it does not take the arguments.
     """
     env_id = canonical_id(env_id)
-    _register(env_id)
     try:
+        _register(env_id)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is out of date.*")  # the version is the data's, on purpose
             env = gym.make(env_id, max_episode_steps=max_episode_steps, render_mode=render_mode, **(kwargs or {}))
     except (gym.error.DependencyNotInstalled, ImportError) as error:
-        raise ConfigError(f"Environment {env_id!r} needs a package that is not installed: {error}.") from error
+        how = f"{str(error).rstrip('.')}; `{atari.INSTALL}`" if _is_atari(env_id) else error
+        raise ConfigError(f"Environment {env_id!r} needs a package that is not installed: {how}.") from error
     except gym.error.Error as error:
         raise ConfigError(f"Environment {env_id!r} cannot be made: {error}.") from error
+    except TypeError as error:
+        if not kwargs:
+            raise
+        raise ConfigError(f"Environment {env_id!r} does not take the arguments {dict(kwargs)}: {error}.") from error
     return FlatObservation(env) if isinstance(env.observation_space, spaces.Dict) else env
 
 
@@ -172,9 +178,16 @@ def canonical_id(env_id: str) -> str:
     return name if colon and module.startswith("dtbench.") else env_id
 
 
+def _is_atari(env_id: str) -> bool:
+    return env_id.startswith((atari.PREFIX, "ALE/"))
+
+
 def _register(env_id: str) -> None:
     """Import the modules that may register an id which gymnasium does not know yet."""
-    if env_id.startswith("dtbench/"):
+    if _is_atari(env_id):
+        atari.register()
+        importlib.import_module("cv2")
+    elif env_id.startswith("dtbench/"):
         for module in ("kitchen", "pointmaze", "reacher2d", "toys"):
             importlib.import_module(f"dtbench.environments.{module}")
     for module in ("gymnasium_robotics", "ale_py"):

@@ -54,7 +54,7 @@ class EvaluationProtocol:
         state_std: (obs_dim,) float32, by which they are then divided.
         delayed_reward: whether the reward of an episode comes with its last step, so that the return-to-go does not
             change before.
-        env_kwargs: arguments of the environment's constructor, from the dataset's own specification.
+        env_kwargs: arguments of the environment's constructor, from the task or the dataset's own specification.
         actions: how a discrete action is chosen, `greedy` or `sampled`.
         random_actions: share of discrete actions that are drawn uniformly instead.
     """

@@ -67,7 +67,7 @@ def _wall_seconds(result: Result) -> float:
 def _time(plan: RunPlan) -> float:
     """Time the parts of a run on this machine and add them up."""
     task, config = plan.task, plan.config
-    env = make_environment(task.environment(plan.source), task.max_episode_steps)
+    env = make_environment(task.environment(plan.source), task.max_episode_steps, kwargs=task.env_kwargs)
     spaces = Spaces(observation_space(env), action_space(env), task.max_episode_steps)
     env.reset(seed=0)
     action = env.action_space.sample()
@@ -86,7 +86,8 @@ def _time(plan: RunPlan) -> float:
         module.eval()
         with torch.no_grad():
             acting = _seconds(lambda: module.act(window), _TIMED)
-    evaluation = task.max_episode_steps * (acting + config.evaluation.episodes * environment_step)
+    horizon = min(config.evaluation.max_episode_steps or task.max_episode_steps, task.max_episode_steps)
+    evaluation = horizon * (acting + config.evaluation.episodes * environment_step)
     return _START_S + config.training.steps * training_step + _evaluations(plan) * evaluation
 
 

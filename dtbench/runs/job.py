@@ -291,22 +291,30 @@ def spaces_of(task: Task, store: TrajectoryStore) -> Spaces:
     return Spaces(store.observation_space, store.action_space, max(task.max_episode_steps, longest), longest)
 
 
-def _evaluation_protocol(plan: RunPlan, store: TrajectoryStore, data: TrajectoryDataModule) -> EvaluationProtocol:
-    """Say how the model is evaluated: on windows like those it was trained on.
+def environment_of(plan: RunPlan, store: TrajectoryStore) -> tuple[str, dict[str, Any]]:
+    """Return the environment of the evaluation, and its constructor's arguments.
 
-    Minari's datasets name their own environment, for others the task does.
+    Minari's datasets name their own; for others the task does.
     """
+    if plan.source == "minari":
+        return str(store.metadata["env_id"]), dict(store.metadata.get("env_kwargs", {}))
+    return plan.task.environment(plan.source), dict(plan.task.env_kwargs)
+
+
+def _evaluation_protocol(plan: RunPlan, store: TrajectoryStore, data: TrajectoryDataModule) -> EvaluationProtocol:
+    """Say how the model is evaluated: on windows like those it was trained on."""
     from dtbench.evaluation.rollout import EvaluationProtocol
 
-    windows, own = data.windows, plan.source == "minari"
+    windows = data.windows
+    env_id, env_kwargs = environment_of(plan, store)
     return EvaluationProtocol(
-        env_id=store.metadata["env_id"] if own else plan.task.environment(plan.source),
+        env_id=env_id,
         max_episode_steps=_horizon(plan),
         return_scale=windows.options.return_scale,
         state_mean=windows.state_mean.cpu().numpy(),
         state_std=windows.state_std.cpu().numpy(),
         delayed_reward=windows.options.delayed_reward,
-        env_kwargs=store.metadata.get("env_kwargs", {}) if own else {},
+        env_kwargs=env_kwargs,
         actions=plan.config.evaluation.actions,
         random_actions=plan.config.evaluation.random_actions,
     )

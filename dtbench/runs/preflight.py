@@ -137,9 +137,10 @@ def _check_environment(plan: RunPlan, spaces: Spaces, store: TrajectoryStore) ->
     Raises:
         ConfigError: it cannot be made, or shows or takes something else than the data have.
     """
-    own = plan.source == "minari"  # Minari's datasets name their own environment
-    env_id = str(store.metadata["env_id"]) if own else plan.task.environment(plan.source)
-    env = make_environment(env_id, kwargs=store.metadata.get("env_kwargs", {}) if own else {})
+    from dtbench.runs.job import environment_of
+
+    env_id, kwargs = environment_of(plan, store)
+    env = make_environment(env_id, kwargs=kwargs)
     seen, done = observation_space(env), action_space(env)
     env.close()
     for what, found, wanted in (("shows", seen, spaces.observation), ("takes", done, spaces.action)):

@@ -24,10 +24,12 @@ class Task:
     """One dataset, one environment, its return targets and its reference scores.
 
     `sources` maps a source's name to the dataset's id there, and `environments` maps those sources whose data come from
-    another version of the environment to the id of that version. `return_scale` divides rewards and returns-to-go in
-    training and in evaluation. The model is scored at the return `score_target`; `targets` are further returns, shown
-    as diagnostics. `trajectory_ratio` keeps a random share of the trajectories and `top_fraction` the best share by
-    return. `config` and `models` are merged into a run's configuration (`models` holds one part per model).
+    another version of the environment to the id of that version. `env_kwargs` are arguments of the environment's
+    constructor in evaluation, e.g. `{repeat_action_probability: 0.25}` for sticky actions. `return_scale` divides
+    rewards and returns-to-go in training and in evaluation. The model is scored at the return `score_target`; `targets`
+    are further returns, shown as diagnostics. `trajectory_ratio` keeps a random share of the trajectories and
+    `top_fraction` the best share by return. `config` and `models` are merged into a run's configuration (`models` holds
+    one part per model).
 
     Raises:
         ConfigError: a field of the wrong type or out of its range.
@@ -41,6 +43,7 @@ class Task:
     score_target: float
     targets: tuple[float, ...] = ()
     environments: dict[str, str] = field(default_factory=dict)
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
     max_episode_steps: int = 1000
     delayed_reward: bool = False
     trajectory_ratio: float = 1.0
@@ -60,6 +63,7 @@ class Task:
                 score_target=fields.number(self.score_target, "score_target"),
                 targets=fields.distinct(fields.listed(self.targets, "targets", fields.number), "targets"),
                 environments=fields.mapping_of(self.environments, "environments", fields.non_empty_text),
+                env_kwargs=fields.plain_mapping(self.env_kwargs, "env_kwargs"),
                 max_episode_steps=fields.positive_integer(self.max_episode_steps, "max_episode_steps"),
                 delayed_reward=fields.boolean(self.delayed_reward, "delayed_reward"),
                 trajectory_ratio=fields.ratio(self.trajectory_ratio, "trajectory_ratio"),

@@ -35,11 +35,13 @@ TASK = {
     "return_scale": 1000.0,
     "score_target": 3600.0,
     "targets": [1800.0],
+    "env_kwargs": {"reset_noise_scale": 0.005},
 }
 SUITE = {
     "name": "mine",
     "version": 1,
     "description": "One task",
+    "domain": "locomotion",
     "sources": ["d4rl", "minari", "local"],
     "tasks": [TASK, {**TASK, "id": "hop-2"}],
     "models": {"dt": {"model": {"width": 8}}},
@@ -94,6 +96,8 @@ WRONG = [
     of_suite("config", {"training": {3: 4}}, "config.training has the key 3, which is not a text"),
     of_suite("config", {"training": {"steps": math.nan}}, r"config\.training\.steps must be finite, not nan"),
     of_suite("config", {"training": {"steps": b"1"}}, r"config\.training\.steps must be a plain value, not b'1'"),
+    *[of_suite("domain", bad, "domain must be made of letters, digits") for bad in ("../dt", "a b", 3, True, None, [])],
+    of_suite("domain", "x" * 101, "domain must have at most 100 characters"),
     of_suite("file", "x.yaml", "unknown field 'file'"),
     of_suite("expected", [["hop"]], r"expected\[0\] must be a mapping"),
     of_suite("expected", {"task": "hop"}, "expected must be a list"),
@@ -124,6 +128,10 @@ WRONG = [
     in_task("reference.expert", math.inf, r"reference: expert must be a finite number, not inf"),
     in_task("reference.table", 1, r"reference: table must be a text"),
     in_task("reference.random", MISSING, r"reference: random is missing"),
+    in_task("env_kwargs", [1], "env_kwargs must be a mapping"),
+    in_task("env_kwargs", {3: 4}, "env_kwargs has the key 3, which is not a text"),
+    in_task("env_kwargs", {"noop_max": math.inf}, r"env_kwargs\.noop_max must be finite, not inf"),
+    in_task("env_kwargs", {"map": b"1"}, r"env_kwargs\.map must be a plain value, not b'1'"),
     in_task("return_scale", 0, "return_scale must be a positive number, not 0"),
     in_task("return_scale", math.nan, "return_scale must be a positive number, not nan"),
     in_task("return_scale", True, "return_scale must be a positive number, not True"),
@@ -277,6 +285,8 @@ def test_a_shipped_suites_name_is_kept_for_its_own_tasks():
         replace(shipped, tasks=(task, *shipped.tasks[1:])),
         replace(shipped, tasks=(*shipped.tasks, replace(task, id="mine"))),
         replace(shipped, config={"training": {"steps": 7}}),
+        replace(shipped, domain="atari"),
+        replace(shipped, tasks=(replace(shipped.tasks[0], env_kwargs={"x": 1}), *shipped.tasks[1:])),
     ):
         with pytest.raises(ConfigError, match=r"d4rl-short@\d is the name of a shipped suite, .* rename yours\.$"):
             check_is_own_name(changed)

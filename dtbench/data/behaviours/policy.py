@@ -1,4 +1,7 @@
-"""The behaviour policies for rollouts: a squashed Gaussian in numpy, read from the shipped safetensors files."""
+"""The behaviour policies for rollouts: numpy, read from the shipped safetensors files.
+
+A squashed Gaussian for MuJoCo is here, the softmax policy for Atari in `ram.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from dtbench.data.behaviours import ram
+from dtbench.data.behaviours.ram import RamActor
 from dtbench.errors import DataError, UnknownNameError
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -79,9 +84,38 @@ def environment(name: str) -> dict[str, Any]:
     return entry
 
 
-def load_actor(name: str, step: int) -> SacActor:
-    """Load a shipped snapshot of an environment's policy, taken after `step` environment steps of training."""
+def datasets(name: str) -> dict[str, list[int]]:
+    """Return what is rolled out in an environment: level → the snapshots that act in it, in equal parts.
+
+    Atari's levels are named in the manifest, as they are called by what they are.
+    """
     entry = environment(name)
+    if "datasets" in entry:
+        named: dict[str, list[int]] = entry["datasets"]
+        return named
+    levels = entry["levels"]
+    return {
+        "medium": levels["medium"],
+        "medium-replay": levels["replay"],
+        "medium-expert": [*levels["medium"], *levels["expert"]],
+    }
+
+
+def is_atari(name: str) -> bool:
+    """Return whether an environment of the manifest is a game, whose policy sees the console's memory."""
+    return "game" in environment(name)
+
+
+def load_actor(name: str, step: int) -> SacActor | RamActor:
+    """Load a shipped snapshot of an environment's policy, taken after `step` environment steps of training.
+
+    Snapshot 0 of a game acts uniformly at random, and no weights of it are shipped.
+    """
+    entry = environment(name)
+    if is_atari(name):
+        if step == 0:
+            return RamActor.uniform(entry["actions"])
+        return RamActor(ram.read_weights(WEIGHTS / entry["file"], f"step-{step:07d}/"))
     weights = read_weights(WEIGHTS / entry["file"], f"step-{step:07d}/")
     space = entry["action_space"]
     return SacActor(weights, np.array(space["low"], np.float32), np.array(space["high"], np.float32))

@@ -2,17 +2,22 @@
 
 A dataset is called `<environment>-<level>`, with D4RL's levels: `medium` is the medium policy acting stochastically;
 `medium-replay` a mixture, in equal parts, of the snapshots of its training up to medium; `medium-expert` half medium,
-half the best snapshot. The returns of each policy are listed in `behaviours/weights/README.md`. Datasets of scripted
-behaviours (`behaviours/scripted.py`) have plain names, e.g. `key-to-door`.
+half the best snapshot. Of Atari games there are `medium`, `medium-replay` and `expert`, the best snapshot; a level that
+scores less than a tenth of a human has a name that says what it is instead. The returns of each policy are listed in
+`behaviours/weights/README.md`. Datasets of scripted behaviours (`behaviours/scripted.py`) have plain names, e.g.
+`key-to-door`.
 
 The steps are rolled out in shards of at most `SHARD_STEPS`, each with its own seed, so the data are a function of
 (recipe version, dataset, seed, steps) and not of the number of workers. A shard has exactly its number of steps: its
-last episode is cut there and marked as truncated. On another processor or with another version of MuJoCo the physics
-may round differently, which shows in the fingerprint.
+last episode is cut there and marked as truncated. Games are longer than episodes of MuJoCo, several thousand steps in
+Pong, so that their shards are longer, too (`ATARI_SHARD_STEPS`): fewer are cut, and the frames of a shard are 176 MB.
+On another processor or with another version of MuJoCo the physics may round differently, which shows in the
+fingerprint; ALE computes with integers, and only the policy may round.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -24,12 +29,13 @@ from typing import Any
 import gymnasium as gym
 
 from dtbench.console import Progress
-from dtbench.data.behaviours.policy import environment, manifest
+from dtbench.data.behaviours.policy import datasets, environment, is_atari, manifest
 from dtbench.data.behaviours.roll_out import Shard, roll_out
 from dtbench.data.behaviours.scripted import SCRIPTED
 from dtbench.data.episodes import Block
 from dtbench.data.sources.workers import rolled_out
 from dtbench.data.store import TrajectoryStore, build_store
+from dtbench.environments.atari import STACK
 from dtbench.environments.make import make_environment
 from dtbench.errors import UnknownNameError
 from dtbench.resources import datasets_home
@@ -37,15 +43,15 @@ from dtbench.resources import datasets_home
 HOST = None
 #: Version of the shipped policies' datasets; scripted ones have their own.
 RECIPE_VERSION = 1
-LEVELS = ("medium", "medium-replay", "medium-expert")
 SHARD_STEPS = 10_000
+ATARI_SHARD_STEPS = 25_000
 #: Up to this size, starting worker processes takes longer than they save.
 _IN_PROCESS_STEPS = 20_000
 
 
 def known_datasets() -> list[str]:
     """Return the names of the datasets that can be built here."""
-    return [f"{name}-{level}" for name in manifest() for level in LEVELS] + list(SCRIPTED)
+    return [f"{name}-{level}" for name in manifest() for level in datasets(name)] + list(SCRIPTED)
 
 
 def dataset_id(dataset: str, steps: int, seed: int = 0) -> str:
@@ -115,7 +121,7 @@ def build(
     steps = whole_size(dataset, steps)
     shards = plan_shards(dataset, steps, seed)
     env_id, details = _describe(dataset)
-    space = _action_space(env_id)
+    spaces = _spaces(env_id)
     with _rolled_out(shards, steps, workers or os.cpu_count() or 1) as blocks:
         return build_store(
             store_path(dataset, steps, seed),
@@ -123,16 +129,15 @@ def build(
             source="local",
             dataset_id=dataset_id(dataset, steps, seed),
             env_id=env_id,
-            action_low=space.low,
-            action_high=space.high,
             recipe={
                 "version": recipe_version(dataset),
                 "seed": seed,
                 **details,
-                "packages": {package: version(package) for package in ("gymnasium", "mujoco", "numpy")},
+                "packages": _packages(dataset),
             },
             expected={"steps": steps},
             overwrite=force,
+            **spaces,
         )
 
 
@@ -141,9 +146,10 @@ def plan_shards(dataset: str, steps: int, seed: int) -> list[Shard]:
     _check_name(dataset)
     name, snapshots = (dataset, [0]) if dataset in SCRIPTED else _snapshots(dataset)
     unit = (SCRIPTED[dataset].horizon if dataset in SCRIPTED else None) or 1
+    longest = ATARI_SHARD_STEPS if dataset not in SCRIPTED and is_atari(name) else SHARD_STEPS
     shards: list[Shard] = []
     for snapshot, share in zip(snapshots, _equal_parts(steps, len(snapshots)), strict=True):
-        count = -(-share // SHARD_STEPS)
+        count = -(-share // longest)
         pieces = [unit * part for part in _equal_parts(share // unit, count)] if share else []
         for piece in pieces:
             entropy = (recipe_version(dataset), zlib.crc32(dataset.encode()), seed, len(shards))
@@ -181,9 +187,7 @@ def _check_name(dataset: str) -> None:
 def _snapshots(dataset: str) -> tuple[str, list[int]]:
     """Return the environment of a shipped policy's dataset and the snapshots that act in it, in equal parts."""
     name, _, level = dataset.partition("-")
-    levels = environment(name)["levels"]
-    mixed = {"medium-replay": levels["replay"], "medium-expert": [*levels["medium"], *levels["expert"]]}
-    return name, mixed.get(level, levels["medium"])
+    return name, datasets(name)[level]
 
 
 def _describe(dataset: str) -> tuple[str, dict[str, Any]]:
@@ -196,8 +200,20 @@ def _describe(dataset: str) -> tuple[str, dict[str, Any]]:
     return entry["env_id"], details
 
 
-def _action_space(env_id: str) -> gym.spaces.Box:
+def _packages(dataset: str) -> dict[str, str]:
+    """Return the versions of what computes a dataset."""
+    versions = {package: version(package) for package in ("gymnasium", "numpy")}
+    if dataset in SCRIPTED or not is_atari(_snapshots(dataset)[0]):
+        return {**versions, "mujoco": version("mujoco")}
+    opencv = importlib.import_module("cv2").__version__  # several distributions have it
+    return {**versions, "ale-py": version("ale-py"), "opencv": opencv}
+
+
+def _spaces(env_id: str) -> dict[str, Any]:
+    """Return `build_store`'s arguments for the actions of an environment, and for frames."""
     env = make_environment(env_id)
     env.close()
-    assert isinstance(env.action_space, gym.spaces.Box)
-    return env.action_space
+    if isinstance(env.action_space, gym.spaces.Box):
+        return {"action_low": env.action_space.low, "action_high": env.action_space.high}
+    assert isinstance(env.action_space, gym.spaces.Discrete)
+    return {"action_count": int(env.action_space.n), "frame_stack": STACK}

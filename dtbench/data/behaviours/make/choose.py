@@ -160,7 +160,10 @@ def card(manifest: dict[str, Any]) -> str:
         "The levels have D4RL's names and meaning. **They are not D4RL's policies**: `expert` is the best snapshot of",
         "a short training, with the score in the table.",
     ]
+    games = {name: entry for name, entry in sorted(manifest.items()) if "game" in entry}
     for name, entry in sorted(manifest.items()):
+        if name in games:
+            continue
         settings, levels = entry["settings"], entry["levels"]
         by_step = {snapshot["step"]: snapshot for snapshot in entry["snapshots"]}
         versions = ", ".join(f"{package} {number}" for package, number in entry["versions"].items())
@@ -187,7 +190,61 @@ def card(manifest: dict[str, Any]) -> str:
             )
         replay = ", ".join(f"{step:,} ({100 * by_step[step]['normalized_mean']:.0f})" for step in levels["replay"])
         lines += ["", f"`medium-replay` mixes the snapshots at (normalised score in brackets): {replay}."]
+    if games:
+        lines += _ATARI
+    for name, entry in games.items():
+        lines += _game_section(name, entry)
     return "\n".join(lines) + "\n"
+
+
+_ATARI = [
+    "",
+    "# Atari",
+    "",
+    "PPO (stable-baselines3) on the console's 128 bytes of memory, scaled to [−1, 1], and their change since the last",
+    "step; trained by `python -m dtbench.data.behaviours.make.train_atari` with a lost life as an episode's end and",
+    "the signs of the rewards, four frames per step, no sticky actions; chosen by `make.choose_atari`. The actors are",
+    "stored in float16. Returns are raw ones of whole games, mean ± standard deviation, actions sampled as in the",
+    "rollouts, over other games than those by which the snapshots were chosen; human: 0 = random play, 100 = a human",
+    "tester, by the table that the section names. Step 0 is random play.",
+    "",
+    "**These are not the DQN replay's policies**: `expert` is the best snapshot of a short training. A level that",
+    "plays worse than a tenth of a human has a name that says what it is: `mid-training`, `best-of-training`.",
+]
+
+
+def _game_section(name: str, entry: dict[str, Any]) -> list[str]:
+    settings = entry["settings"]
+    by_step = {snapshot["step"]: snapshot["fresh"] for snapshot in entry["snapshots"] if "fresh" in snapshot}
+    versions = ", ".join(f"{package} {number}" for package, number in entry["versions"].items())
+    serves = ", FIRE at the start of a life" if entry["serves"] else ""
+    lines = [
+        "",
+        f"## {name} ({entry['env_id']})",
+        "",
+        f"{settings['total_steps']:,} environment steps of {settings['environments']} games together, seed "
+        f"{settings['seed']}, {settings['steps_per_update']} steps per game and update, batch "
+        f"{settings['batch_size']}, {settings['epochs']} epochs, "
+        f"learning rate {settings['learning_rate']:g}, entropy {settings['entropy']:g}, "
+        f"clip {settings['clip']:g}, γ {settings['gamma']:g}, λ {settings['gae_lambda']:g}, two layers of "
+        f"{settings['width']}{serves}; human: {entry['reference']}; {versions}.",
+        "",
+        "| level | environment steps | return | human-normalised | steps per game | games |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for level, steps in entry["datasets"].items():
+        if len(steps) == 1:
+            shot = by_step[steps[0]]
+            lines.append(
+                f"| {level} | {steps[0]:,} | {shot['return_mean']:,} ± {shot['return_std']:,} | "
+                f"{100 * shot['human_mean']:.1f} ± {100 * shot['human_std']:.1f} | "
+                f"{shot['length_mean']:.0f} | {shot['games']} |"
+            )
+    for level, steps in entry["datasets"].items():
+        if len(steps) > 1:
+            mixed = ", ".join(f"{step:,} ({by_step[step]['return_mean']:,})" for step in steps)
+            lines += ["", f"`{level}` mixes the snapshots at (return in brackets): {mixed}."]
+    return lines
 
 
 def main() -> None:

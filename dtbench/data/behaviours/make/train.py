@@ -48,7 +48,7 @@ def train(settings: SacSettings, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     (output / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
 
-    class Snapshots(BaseCallback):  # type: ignore[misc]  # the package is an extra
+    class Snapshots(BaseCallback):  # type: ignore[misc, unused-ignore]  # the package is an extra
         def _on_training_start(self) -> None:
             self.started = time.monotonic()
             self._save()
