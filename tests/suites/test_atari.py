@@ -60,7 +60,7 @@ def test_lamos_tasks():
     ]
     for task in suite.tasks:
         assert task.trajectory_ratio == float(task.id.rpartition("-")[2])
-        assert task.sources == {"dqn_replay": f"{game_of(task)}-medium"}
+        assert task.sources == {"dqn_replay": f"{game_of(task)}-medium-v0"}
         targets = {"breakout": {90, 120}, "qbert": {14000}, "pong": {10, 20}}[game_of(task)]  # LaMo's
         assert {task.score_target, *task.targets} == targets
 
