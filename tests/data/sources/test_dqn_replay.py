@@ -176,6 +176,33 @@ def test_a_buffer_of_the_end_of_training_has_fewer_rows(tmp_path):
     assert store.truncations.sum() == 0
 
 
+def test_rows_without_a_known_next_frame_are_no_steps(tmp_path):
+    """`invalid_range` lists three of them before the cursor where it was written for returns of three steps."""
+    made = record(logs(tmp_path), 2, seed=1)
+    rewrite(logs(tmp_path) / "invalid_range_ckpt.1.gz", (np.arange(7) + CAPACITY - 4) % CAPACITY)
+    assert len(made[-1]["action"]) > 5
+    store = dqn_replay.import_folder(tmp_path / "logs", "breakout-mixed-v0")
+    frames = read(logs(tmp_path), "$store$_observation", 1)
+    assert np.array_equal(store.observations[-1], frames[CAPACITY - 5])
+    assert np.array_equal(store.final_observations[-1], frames[CAPACITY - 4])
+
+
+def test_black_frames_of_a_game_are_steps(tmp_path):
+    """Only the three rows that Dopamine writes are left out, whatever follows them."""
+    recorder = Recorder(logs(tmp_path))
+    recorder.number = 1
+    for _ in range(6):  # three rows of zeros and three black frames without an action
+        recorder.row()
+    recorder.row(observation=7, terminal=1)
+    for _ in range(3):
+        recorder.row()
+    recorder.row(terminal=1)  # an episode of one black frame
+    recorder.write()
+    store = dqn_replay.build("breakout-mixed-v0")
+    assert store.episode_lengths.tolist() == [4, 1]
+    assert store.metadata["recipe"]["padding_rows_left_out"] == 6
+
+
 @pytest.mark.parametrize(
     ("dataset", "game", "run", "number"),
     [
@@ -260,6 +287,18 @@ def test_a_visit_that_reaches_the_last_row_is_given_up(tmp_path, small, monkeypa
     )
     wanted = rows_by_loop(terminals, 123, rows=700, visit=3, most=250)
     assert {number: pieces[-1].stop for number, pieces in plan.pieces.items()} == wanted
+
+
+def test_an_episode_that_ends_with_the_last_row_is_not_taken(tmp_path, small, monkeypatch):
+    """In the published code a visit is given up as soon as the next row would be beyond the last."""
+    monkeypatch.setattr(dqn_replay, "_VISIT", 5)
+    recorder = Recorder(logs(tmp_path))
+    while recorder.number < 5:
+        recorder.episode(47)  # with three rows of zeros: episodes end before the rows 50, 100, 150, 200 and 250
+    with pytest.raises(DataError, match="its 5 buffers hold 0 rows of whole visits"):
+        dqn_replay.build("breakout-dqn-1pct")
+    monkeypatch.setattr(dqn_replay, "_VISIT", 4)
+    assert dqn_replay.build("breakout-dqn-1pct").num_episodes == 8
 
 
 def test_too_few_rows_are_refused(tmp_path, small, monkeypatch):
