@@ -33,6 +33,11 @@ class Frames:
     width: int
 
     @property
+    def size(self) -> int:
+        """Numbers per observation."""
+        return self.stack * self.height * self.width
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one observation."""
         return (self.stack, self.height, self.width)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dtbench.config import RunConfig, require_not_negative, require_one_of, require_positive
 from dtbench.errors import ConfigError
 from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
+from dtbench.models.backbone.scratch import untrained_positions
 from dtbench.models.base import SequencePolicy, Window
 from dtbench.models.parts.actions import mean_over_real
 from dtbench.models.parts.heads import ActionHead, SharedHead
@@ -117,11 +118,6 @@ def extend_positions(positions: Tensor, count: int) -> Tensor:
     rows = torch.arange(count)
     later = 2 + (rows - 2) % (len(positions) - 2)
     return positions[torch.where(rows < 2, rows, later)]
-
-
-def untrained_positions(width: int) -> Tensor:
-    """Draw a position table as an untrained GPT-2 has it: (1024, width), N(0, 0.02)."""
-    return 0.02 * torch.randn(1024, width)
 
 
 def alignment_schedule(step: int, steps: int) -> float:

@@ -12,6 +12,7 @@ from dtbench.config import RunConfig, require, require_one_of, require_positive
 from dtbench.errors import ConfigError
 from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
 from dtbench.models.backbone.load import Backbone
+from dtbench.models.backbone.scratch import untrained_positions
 from dtbench.models.base import SequencePolicy, Window
 from dtbench.models.parts.dropout import replace_dropouts
 from dtbench.models.parts.heads import ActionHead
@@ -103,14 +104,13 @@ class Lamo(SequencePolicy):
 
 
 def _positions(backbone: Backbone, context_length: int) -> Tensor:
-    """Return the backbone's vectors of the positions of a window's tokens: (3K, width).
+    """Return the backbone's vectors of the positions of a window's tokens: (3K, width); untrained ones of `scratch`.
 
     Raises:
-        ConfigError: it has none, or too few.
+        ConfigError: it has too few.
     """
-    if backbone.language is None:
-        raise ConfigError(f"model.tokens=atari needs a language model, and {backbone.description} is none.")
-    positions, needed = backbone.language.positions, TOKENS_PER_STEP * context_length
+    tables, needed = backbone.language, TOKENS_PER_STEP * context_length
+    positions = untrained_positions(backbone.config.width) if tables is None else tables.positions
     if len(positions) < needed:
         raise ConfigError(
             f"model.tokens=atari: {backbone.description} has {len(positions)} positions, a window has {needed} "

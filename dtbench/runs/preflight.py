@@ -21,7 +21,7 @@ from dtbench.hardware import on_gpu
 from dtbench.models.base import build_on_meta, estimate_memory
 from dtbench.runs.plan import RunPlan
 from dtbench.runs.work import Work
-from dtbench.spaces import Spaces
+from dtbench.spaces import Discrete, Spaces
 
 #: Share of the machine's memory that runs may plan with; the rest is the system's and the page cache's.
 _USABLE = 0.9
@@ -98,6 +98,7 @@ def check_models(works: Sequence[Work], jobs: int, asked_for: bool) -> int:
         store = open_store(plan.source, plan.task.sources[plan.source], plan.config.data.steps)
         spaces = spaces_of(plan.task, store)
         _check_environment(plan, spaces, store)
+        _check_choice_of_actions(plan, spaces)
         try:
             module = build_on_meta(plan.model.load(), plan.config, spaces)
         except DtbenchError:
@@ -144,10 +145,27 @@ def _check_environment(plan: RunPlan, spaces: Spaces, store: TrajectoryStore) ->
     seen, done = observation_space(env), action_space(env)
     env.close()
     for what, found, wanted in (("shows", seen, spaces.observation), ("takes", done, spaces.action)):
-        if (type(found), found.shape) != (type(wanted), wanted.shape):
+        if (type(found), found.shape, found.size) != (type(wanted), wanted.shape, wanted.size):
             raise ConfigError(
                 f"{env_id} {what} {found}, and the data of {plan.task.id} have {wanted}; use the environment that the "
                 "data come from."
+            )
+
+
+def _check_choice_of_actions(plan: RunPlan, spaces: Spaces) -> None:
+    """Refuse ways to choose among discrete actions where actions are continuous.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    options = plan.config.evaluation
+    if isinstance(spaces.action, Discrete):
+        return
+    for name, is_used in (("actions", options.actions != "greedy"), ("random_actions", options.random_actions > 0)):
+        if is_used:
+            raise ConfigError(
+                f"evaluation.{name}={getattr(options, name)} needs discrete actions, and {plan.task.id} has "
+                f"{spaces.action}; leave it out."
             )
 
 

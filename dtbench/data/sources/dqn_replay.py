@@ -18,8 +18,9 @@ What the logs hold. A buffer is a .npy file per field with 1,000,000 rows in the
 84 × 84, the action taken, its reward and whether the episode ended. A step is four frames of the game, with sticky
 actions (probability 0.25), and an episode a whole game. So:
 
-* Dopamine's training clips REWARDS to [−1, 1] before it stores them; they are stored here as they are in the files.
-  Returns of these data therefore count clipped rewards, and those of an evaluation do not.
+* Rewards are stored here as they are in the files. Dopamine's runner clips them to [−1, 1] before it stores them, and
+  the author of d4rl-atari says so of these data (its issue 13). Returns-to-go then count clipped rewards, and the
+  returns of an evaluation do not.
 * Before each episode Dopamine writes three rows of zeros, for its own stacks. They are no steps and are left out; the
   Decision Transformer and d4rl-atari keep them. They count in the 500,000, so that the same episodes are taken.
 * `add_count` tells where the next row would have been written: the row there, and those behind it, are a million steps

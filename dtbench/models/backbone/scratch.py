@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
 from dtbench.errors import ConfigError
 from dtbench.models.parts.mixers import Attention
@@ -73,3 +74,8 @@ def options_in(name: str, options: type[Options]) -> Options:
         raise ConfigError(f"Backbone {name!r}: {str(error).splitlines()[0]}; the form is {kind}({example}).") from error
     assert isinstance(read, options)
     return read
+
+
+def untrained_positions(width: int) -> Tensor:
+    """Draw a position table as an untrained GPT-2 has it: (1024, width), N(0, 0.02)."""
+    return 0.02 * torch.randn(1024, width)
