@@ -170,8 +170,25 @@ def protocol(section: Section, trials: int | None = None) -> str:
         f"The last checkpoint is scored, at one return target per task ({listed}). Each run is evaluated on "
         f"{either(episodes)} episodes, one per environment, seeded by the run's seed ({either(seeds)}). Each "
         "episode's return is normalised first; a run's score is the mean over its episodes. Neither the best "
-        f"checkpoint nor the best target is chosen. {trials_text(section.preset, trials)}"
+        f"checkpoint nor the best target is chosen. {_episodes_text(section)}{trials_text(section.preset, trials)}"
     )
+
+
+def _episodes_text(section: Section) -> str:
+    """Say how discrete actions were chosen, and where episodes were cut; nothing where neither applies."""
+    chosen: dict[str, list[str]] = {}
+    cuts = set()
+    for row in section.rows:
+        for result in row.results(section.tasks):
+            evaluation = result.measured.evaluation
+            cuts |= {evaluation.max_episode_steps} - {None}
+            if evaluation.actions is not None and row.label not in chosen.setdefault(evaluation.actions, []):
+                chosen[evaluation.actions].append(row.label)
+    said = [f"{markdown_text(how)} in {', '.join(map(code, labels))}" for how, labels in sorted(chosen.items())]
+    text = f"Actions are chosen: {'; '.join(said)}. " if said else ""
+    if cuts:
+        text += f"Episodes are cut after {either(sorted(cuts))} steps. "
+    return text
 
 
 def models_table(section: Section) -> list[str]:

@@ -193,10 +193,15 @@ class EvaluationRecord:
     Attributes:
         episodes: evaluation episodes per return target.
         env_seeds: the seed of each episode's environment.
+        actions: how discrete actions were chosen, e.g. `sampled`, or `greedy, 0.001 of them at random`; None where
+            actions are continuous.
+        max_episode_steps: after how many steps an episode was cut, where that was earlier than the task does.
     """
 
     episodes: Positive
     env_seeds: list[Natural]
+    actions: str | None = None
+    max_episode_steps: Positive | None = None
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from dtbench.runs.folder import RunFolder, set_aside
 from dtbench.runs.plan import RunPlan
 from dtbench.runs.record import RunRecord, begin, describe_outcome, has_finished
 from dtbench.signals import Stopped, raise_if_stopped, stopped_by
-from dtbench.spaces import Spaces
+from dtbench.spaces import Discrete, Spaces
 from dtbench.suites.scores import ReferenceScores
 from dtbench.suites.suites import Task
 
@@ -251,8 +251,19 @@ def _result(run: _Run, training: TrainingRecord | ErrorRecord, result: Result) -
             list(run.watch.history) if run.watch else None,
         ),
         training=training,
-        evaluation=EvaluationRecord(plan.config.evaluation.episodes, seeds),
+        evaluation=_evaluation_record(run, seeds),
     )
+
+
+def _evaluation_record(run: _Run, seeds: list[int]) -> EvaluationRecord:
+    """Say how the model was evaluated."""
+    options, horizon = run.plan.config.evaluation, _horizon(run.plan)
+    actions = None
+    if isinstance(run.module.spaces.action, Discrete):
+        random = f", {options.random_actions:.3g} of them at random" if options.random_actions else ""
+        actions = f"{options.actions}{random}"
+    cut = horizon if horizon < run.plan.task.max_episode_steps else None
+    return EvaluationRecord(options.episodes, seeds, actions, cut)
 
 
 def _data_module(

@@ -80,9 +80,12 @@ def test_every_model_runs(model, tmp_path):
     assert len(result["scores"]["returns"]) == 2
     assert max(result["scores"]["lengths"]) <= 40  # the preset's cut
     assert all(value == int(value) for value in result["scores"]["returns"])  # raw rewards
-    evaluation = result["model"]["config"]["evaluation"]
-    greedy = {"lamo": "greedy", "cql": "greedy"}
-    assert evaluation["actions"] == greedy.get(model, "sampled")
+    others = {"lamo": "greedy", "cql": "greedy, 0.001 of them at random"}
+    assert result["evaluation"]["actions"] == others.get(model, "sampled")
+    assert result["evaluation"]["max_episode_steps"] == 40
+    page = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+    assert f"{others.get(model, 'sampled')} in `{model}`" in page
+    assert "cut after 40 steps" in page
 
 
 def test_a_run_is_evaluated_again_with_what_it_recorded(tmp_path):
