@@ -50,6 +50,13 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the planned runs with an estimate of their time, and stop.")
     ] = False,
+    shell: Annotated[
+        bool,
+        typer.Option(
+            "--shell", help="With --dry-run: print a command line per run that is left, e.g. for a job array."
+        ),
+    ] = False,
+    per_line: Annotated[int, typer.Option(min=1, help="With --shell: runs per line, one after the other.")] = 1,
     json_: Json = False,
 ) -> None:
     """Train, evaluate and rank models on a suite.
@@ -61,6 +68,8 @@ def run(
     from dtbench.runs.execute import execute
     from dtbench.runs.plan import RunRequest, default_preset, plan_runs
 
+    if shell and not dry_run:
+        raise ConfigError("--shell prints command lines instead of doing the runs: use it with --dry-run.")
     chosen, reason = default_preset() if preset is None else (preset, "asked for")
     err.print(f"dtbench {__version__}: preset {chosen} ({reason})", markup=False)
     hardware = {"accelerator": accelerator, "devices": devices, "precision": precision, "compile": compile_}
@@ -81,6 +90,12 @@ def run(
         stack_seeds=stack_seeds,
     )
     plans = plan_runs(request)
+    if shell:
+        from dtbench.runs.shell import command_lines
+
+        for line in command_lines(request, plans, per_line):
+            typer.echo(line)
+        return
     if dry_run:
         _print_plans(request, plans, json_)
         return

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dtbench import atomic
 from dtbench.console import err
@@ -150,6 +151,26 @@ def scan(root: Path) -> tuple[list[Result], list[str]]:
         except ResultError as error:
             left_out.append(str(error))
     return results, left_out
+
+
+def result_files(root: Path) -> Iterator[Path]:
+    """Yield the files with a result's place and name under a folder; folders that cannot be listed are left out."""
+    yield from _result_files(root, root, _DEPTH, [])
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Read a result as plain values, unchecked: for a look at many.
+
+    Raises:
+        ResultError: it cannot be read, or is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ResultError(f"{path} cannot be read.") from error
+    if not isinstance(content, dict):
+        raise ResultError(f"{path} is not a result.")
+    return content
 
 
 def _result_files(root: Path, folder: Path, depth: int, left_out: list[str]) -> Iterator[Path]:

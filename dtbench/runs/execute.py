@@ -18,6 +18,7 @@ from dtbench.results.schema import DONE, Result
 from dtbench.runs.folder import Busy
 from dtbench.runs.plan import LAUNCHERS, RunPlan, RunRequest, plan_runs
 from dtbench.runs.preflight import check_hardware, check_models
+from dtbench.runs.sweep import noted
 from dtbench.runs.work import Work, check_stackable, divide, numbered
 from dtbench.suites.suites import Suite
 
@@ -89,10 +90,11 @@ def execute(request: RunRequest, plans: Sequence[RunPlan]) -> RunSummary:
     jobs = request.jobs or default_jobs(divided)
     works = numbered(_only(divided, todo))
     jobs = check_models(works, jobs, asked_for=request.jobs is not None)
-    if request.launcher == "local" and jobs == 1 and not any(_is_worth_a_process(plan) for plan in todo):
-        statuses = _one_by_one(works)
-    else:
-        statuses = importlib.import_module(LAUNCHERS[request.launcher]).run_all(works, jobs)
+    with noted(request.output, todo):
+        if request.launcher == "local" and jobs == 1 and not any(_is_worth_a_process(plan) for plan in todo):
+            statuses = _one_by_one(works)
+        else:
+            statuses = importlib.import_module(LAUNCHERS[request.launcher]).run_all(works, jobs)
     failed = sum(status != DONE for status in statuses)
     results = read_results(plans)
     verdicts = check(plans[0].suite, results) if plans and plans[0].suite.expected else []

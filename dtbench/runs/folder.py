@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,6 +16,7 @@ from filelock import FileLock, Timeout
 from dtbench import atomic
 from dtbench.console import err
 from dtbench.errors import ConfigError, ResultError
+from dtbench.results.provenance import now
 
 
 class Busy(Exception):
@@ -94,15 +97,28 @@ class RunFolder:
         with naming_the_folder(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def holder(self) -> Path:
+        """Which process works on the run, or was the last to do so."""
+        return self.path / "process.json"
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run's lock, which ends with this process at the latest.
+        """Hold the run's lock, which ends with this process at the latest, and say in the folder who holds it.
 
         Raises:
             Busy: another process holds it.
             ResultError: the folder cannot be written to.
         """
         self.create()
+        with self._lock():
+            with naming_the_folder(self.path):
+                holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": now()}
+                atomic.write_text(self.holder, json.dumps(holder))
+            yield
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
         lock = FileLock(self.lock_file, timeout=0)
         try:
             lock.acquire()
@@ -120,10 +136,18 @@ class RunFolder:
         if not self.lock_file.exists():
             return False
         try:
-            with self.lock():
+            with self._lock():
                 return False
         except Busy:
             return True
+
+    def read_holder(self) -> dict[str, str]:
+        """Return host, process and start of who works on the run; empty if it is not known."""
+        try:
+            content = json.loads(self.holder.read_text(encoding="utf-8"))
+            return {str(key): str(value) for key, value in content.items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
 
     def clear(self) -> None:
         """Delete everything but the lock; call it while holding the lock."""
