@@ -25,7 +25,8 @@ def game_of(task) -> str:
 def test_one_protocol_for_all_tasks(name):
     suite = load_suite(name)
     assert (suite.id, suite.domain) == (f"{name}@1", "atari")
-    assert suite.config == {"data": {"normalize_states": False}}
+    of_paper = {"atari": {"near_end": "shift"}, "atari-lamo": {"return_includes_reward": False}}
+    assert suite.config == {"data": {"normalize_states": False, **of_paper[name]}}
     for task in suite.tasks:
         assert task.env_kwargs == {"repeat_action_probability": 0.0, "noop_max": 29, "frame_skip": 4, "stack": 4}
         assert task.return_scale == 1.0
