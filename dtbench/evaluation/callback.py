@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from dtbench.evaluation.rollout import EvaluationProtocol, evaluate
+from dtbench.evaluation.rollout import EvaluationProtocol, evaluate_together
 from dtbench.hardware import FLOAT32
 from dtbench.models.base import OfflineModule
 from dtbench.suites.scores import ReferenceScores
@@ -43,15 +43,17 @@ class EvaluationCallback(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = batch_idx + 1
-        if step % self.every or not trainer.is_global_zero:
+        if step % self.every:
             return
         assert isinstance(pl_module, OfflineModule)
-        pl_module.log(self.name, 100 * self.evaluate(pl_module, step, pl_module.device), rank_zero_only=True)
+        score = self.evaluate(pl_module, step, pl_module.device)  # all processes share the episodes
+        pl_module.log(self.name, 100 * score, rank_zero_only=True)
 
     def evaluate(self, module: OfflineModule, step: int, device: torch.device) -> float:
         """Evaluate the module as it is after `step` steps, keep its score and return it (0–1)."""
         module.eval()
-        done = evaluate(module, self.protocol, self.target, self.episodes, self.seed, device, precision=self.precision)
+        options = (self.target, self.episodes, self.seed, device, self.precision)
+        done = evaluate_together(module, self.protocol, *options)
         module.train()
         score = float(np.mean(self.reference.normalize(done.returns)))
         self.history.append((step, score))

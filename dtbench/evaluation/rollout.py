@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, distributed
 
 from dtbench.config import ACTIONS, require, require_one_of
 from dtbench.determinism import one_thread
@@ -150,6 +150,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     watch: Callable[[gym.Env], None] | None = None,
     precision: str = FLOAT32,
+    part: slice = slice(None),
 ) -> Episodes:
     """Roll out exactly `episodes` episodes, the first of as many environments.
 
@@ -164,13 +165,16 @@ def evaluate(
         device: device of the policy.
         watch: called with the first environment before each of its steps; the environment then renders.
         precision: the training's, one of Lightning's names: with `bf16-mixed` the policy acts under autocast, too.
+        part: roll out only these of the episodes.
 
     Raises:
         DataError: the environment has other observations than the data.
         ConfigError: it has observations or actions of a kind that no model takes.
         DtbenchError: the policy's actions have another shape, or are not finite.
     """
-    seeds = episode_seeds(seed, episodes)
+    seeds = episode_seeds(seed, episodes)[part]
+    if not seeds:
+        return Episodes([], [], [])
     mode = None if watch is None else "rgb_array"
     horizon, kwargs = protocol.max_episode_steps, protocol.env_kwargs
     envs = [make_environment(protocol.env_id, horizon, mode, kwargs) for _ in seeds]
@@ -180,6 +184,30 @@ def evaluate(
     finally:
         for env in envs:
             env.close()
+
+
+def evaluate_together(
+    policy: Policy,
+    protocol: EvaluationProtocol,
+    target: float,
+    episodes: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    precision: str = FLOAT32,
+) -> Episodes:
+    """As `evaluate`, with the episodes divided among the processes of a distributed training; each returns all of them.
+
+    A process that trains alone does them all. Episodes are the same however many processes there are.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return evaluate(policy, protocol, target, episodes, seed, device, precision=precision)
+    part = slice(distributed.get_rank(), None, distributed.get_world_size())
+    mine = evaluate(policy, protocol, target, episodes, seed, device, precision=precision, part=part)
+    found = torch.zeros(2, episodes, dtype=torch.float64, device=device)
+    found[:, part] = torch.tensor([mine.returns, mine.lengths], dtype=torch.float64, device=device)
+    distributed.all_reduce(found)  # all others added 0
+    returns, lengths = found.tolist()
+    return Episodes(returns, [int(length) for length in lengths], episode_seeds(seed, episodes))
 
 
 def _roll_out(

@@ -171,6 +171,7 @@ class TrainingRecord:
         world_size: processes that trained together.
         final_loss: the last training loss; None if none was logged.
         checkpoint_sha256: checksum of the file with the trained weights; None if it was not recorded.
+        effective_batch: windows per step over all processes; None if it was not recorded.
         stacked_seeds: the seeds that were trained as one with this run, its own among them; time and speed are then
             those of all together. None if it was trained alone.
     """
@@ -183,6 +184,7 @@ class TrainingRecord:
     world_size: Positive
     final_loss: AnyFloat | None
     checkpoint_sha256: str | None = None
+    effective_batch: Positive | None = None
     stacked_seeds: list[Natural] | None = None
 
 

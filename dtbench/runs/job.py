@@ -77,8 +77,11 @@ def run_seeds(plans: Sequence[RunPlan], numbers: Sequence[str]) -> list[str]:
         Busy: another process is working on one of them.
         Stopped, KeyboardInterrupt: after all that had not ended were recorded as interrupted.
     """
-    if not _is_first_rank():  # the others train with it and have nothing to record
-        _train([_open(plan, number, begin(plan)) for plan, number in zip(plans, numbers, strict=True)])
+    if not _is_first_rank():  # the others train and evaluate with it, and have nothing to record
+        runs = [_open(plan, number, begin(plan)) for plan, number in zip(plans, numbers, strict=True)]
+        for run, training in zip(runs, _train(runs), strict=True):
+            if isinstance(training, TrainingRecord):
+                _evaluate(run)
         return [DONE] * len(plans)
     with ExitStack() as locks:
         for plan in plans:
@@ -387,14 +390,14 @@ def _targets(plan: RunPlan, store: TrajectoryStore) -> list[float]:
 
 def _evaluate(run: _Run) -> tuple[dict[str, EpisodeScores], list[int]]:
     """Evaluate the trained weights at each target."""
-    from dtbench.evaluation.rollout import evaluate
+    from dtbench.evaluation.rollout import evaluate_together
 
     config, seed = run.plan.config, run.plan.seed
     episodes, precision, device = config.evaluation.episodes, config.hardware.precision, _evaluation_device(config)
     run.module.to(device).eval()
     per_target = {}
     for target in run.targets:
-        done = evaluate(run.module, run.protocol, target, episodes, seed, device, precision=precision)
+        done = evaluate_together(run.module, run.protocol, target, episodes, seed, device, precision)
         normalized = run.task.reference.normalize(done.returns).tolist()
         per_target[str(target)] = EpisodeScores(done.returns, done.lengths, normalized)
     return per_target, done.seeds
@@ -404,4 +407,6 @@ def _evaluation_device(config: RunConfig) -> torch.device:
     import torch
 
     wanted = config.hardware.accelerator
-    return torch.device("cuda" if torch.cuda.is_available() and wanted in ("auto", "gpu", "cuda") else "cpu")
+    if torch.cuda.is_available() and wanted in ("auto", "gpu", "cuda"):
+        return torch.device("cuda", torch.cuda.current_device())  # each process of a training has its own
+    return torch.device("cpu")

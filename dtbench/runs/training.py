@@ -180,6 +180,7 @@ def record_training(
         world_size=trainer.world_size,
         final_loss=loss if math.isfinite(loss) else None,
         checkpoint_sha256=sha256(folder.final) if trainer.is_global_zero else None,
+        effective_batch=trainer.world_size * config.training.batch_size,
         stacked_seeds=stacked_seeds,
     )
     if trainer.is_global_zero:

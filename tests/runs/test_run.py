@@ -212,8 +212,18 @@ def test_side_by_side_gives_the_same_results(tmp_path):
 def test_two_devices_train_one_run(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = ("--devices", "2", "--accelerator", "cpu", "--set", "hardware.strategy=ddp")
-    dtbench(*RUN, "--model", "gpt2_dtma", *options, "--output", tmp_path)
-    assert only_result(tmp_path).training.world_size == 2
+    evaluation = ("--set", "evaluation.episodes=3", "--set", "evaluation.every=5")
+    dtbench(*RUN, "--model", "gpt2_dtma", *options, *evaluation, "--output", tmp_path)
+    result = only_result(tmp_path)
+    assert result.training.world_size == 2
+    assert result.training.effective_batch == 2 * result.model.config["training"]["batch_size"]
+    assert [step for step, _ in result.scores.during_training] == [5, 10]
+    # The episodes were divided: one process alone, with the same weights, gives the same ones.
+    (folder,) = (file.parent for file in tmp_path.rglob("final.ckpt"))
+    (again,) = json.loads(dtbench("evaluate", folder, "--json"))
+    assert again["returns"] == result.scores.returns
+    assert again["lengths"] == result.scores.lengths
+    assert len(set(again["returns"])) == 3
 
 
 def test_ray_gives_the_same_results(tmp_path, monkeypatch):
