@@ -88,7 +88,7 @@ def data_module(folder: Path, module: OfflineModule, steps: int, seed: int = 0) 
     )
 
 
-class _Losses(Callback):
+class Losses(Callback):
     """Keep every step's loss."""
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ def fit_steps(
 ) -> list[float]:
     """Train for `steps` batches on the small store and return the loss of each."""
     folder.mkdir(parents=True, exist_ok=True)
-    losses = _Losses()
+    losses = Losses()
     saving = [ModelCheckpoint(folder, "latest", every_n_train_steps=checkpoint_every)] if checkpoint_every else []
     data = data_module(folder, module, steps, seed)
     quiet_trainer([losses, *saving, *callbacks], enable_checkpointing=bool(saving), **trainer).fit(

@@ -1,0 +1,51 @@
+"""A training in two processes: `python -m tests.runs.two_processes FOLDER`. Lightning starts it again for the second."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from dtbench.config import RunConfig, from_dict
+from dtbench.console import quieten_libraries
+from dtbench.data.datamodule import TrajectoryDataModule
+from dtbench.data.windows import WindowOptions
+from dtbench.models.base import OfflineModule
+from dtbench.registry import model_entry
+from dtbench.spaces import Spaces
+from dtbench.testing.material import BATCH, Losses, quiet_trainer
+
+STEPS = 12
+
+
+def data(folder: Path, module: OfflineModule) -> TrajectoryDataModule:
+    """Return windows without padding, which would weigh the processes' real steps unequally."""
+    wanted = {"return_scale": 10.0, "near_end": "shift", **module.window_options}
+    options = WindowOptions(module.context_length, **wanted)
+    held_out = {"held_out_share": module.held_out_share, "is_held_out_step": module.is_held_out_step}
+    return TrajectoryDataModule(folder / "store", options, batch_size=BATCH, steps=STEPS, seed=0, **held_out)
+
+
+def build(folder: Path) -> OfflineModule:
+    """Build the model that the folder describes."""
+    content = json.loads((folder / "subject.json").read_text(encoding="utf-8"))
+    model = model_entry(content["model"]).load()
+    config: RunConfig = from_dict(content["config"], model.Config)
+    return model(config, Spaces.of(content["spaces"]))
+
+
+def main() -> None:
+    """Train, and write every rank's losses and weights."""
+    quieten_libraries()
+    folder = Path(sys.argv[1])
+    module, losses = build(folder), Losses()
+    quiet_trainer([losses], devices=2, strategy="ddp").fit(module, datamodule=data(folder, module))
+    rank = module.global_rank
+    (folder / f"losses-{rank}.json").write_text(json.dumps(losses.values), encoding="utf-8")
+    torch.save(module.state_dict(), folder / f"weights-{rank}.pt")
+
+
+if __name__ == "__main__":
+    main()
