@@ -1,4 +1,4 @@
-"""A training in two processes: `python -m tests.runs.two_processes FOLDER`. Lightning starts it again for the second."""
+"""A training in two processes: `python -m tests.runs.two_processes FOLDER`, which Lightning starts again."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from dtbench.config import RunConfig, from_dict
 from dtbench.console import quieten_libraries
 from dtbench.data.datamodule import TrajectoryDataModule
 from dtbench.data.windows import WindowOptions
 from dtbench.models.base import OfflineModule
+from dtbench.models.parts.dropout import Dropout
 from dtbench.registry import model_entry
 from dtbench.spaces import Spaces
 from dtbench.testing.material import BATCH, Losses, quiet_trainer
@@ -29,11 +31,15 @@ def data(folder: Path, module: OfflineModule) -> TrajectoryDataModule:
 
 
 def build(folder: Path) -> OfflineModule:
-    """Build the model that the folder describes."""
+    """Build the model that the folder describes, without dropout: each process would draw its own."""
     content = json.loads((folder / "subject.json").read_text(encoding="utf-8"))
     model = model_entry(content["model"]).load()
     config: RunConfig = from_dict(content["config"], model.Config)
-    return model(config, Spaces.of(content["spaces"]))
+    module: OfflineModule = model(config, Spaces.of(content["spaces"]))
+    for part in module.modules():
+        if isinstance(part, Dropout | nn.Dropout):
+            part.p = 0.0
+    return module
 
 
 def main() -> None:
