@@ -37,6 +37,8 @@ NEAR_END = ("pad", "shift")
 ACTIONS = ("greedy", "sampled")
 #: What `hardware.compile` may be, and PyTorch's name of each mode.
 COMPILE_MODES = {"off": None, "default": "default", "graphs": "reduce-overhead"}
+#: Where curves may go (`runs.trackers`).
+LOGGERS = ("tensorboard", "csv", "wandb", "mlflow", "trackio")
 #: Keys of the section `training` that do not change what a run computes, so that they are not hashed.
 NOT_HASHED = frozenset({"log_every", "checkpoint_every"})
 #: Options that came when there were results already. At these values they are not hashed, so that such a result and a
@@ -213,6 +215,7 @@ class HardwareConfig:
 
     `precision: auto` becomes `bf16-mixed` where the device has units for it, else `32-true` (`compose`). `compile` says
     whether training steps are compiled: `off`, `default` (`torch.compile`), or `graphs` (with CUDA graphs, GPUs only).
+    `loggers` are where the training's curves go.
     """
 
     accelerator: str = "auto"
@@ -221,6 +224,7 @@ class HardwareConfig:
     strategy: str = "auto"
     precision: str = "32-true"
     compile: str = "off"
+    loggers: list[str] = field(default_factory=lambda: ["tensorboard", "csv"])
 
     def __post_init__(self) -> None:
         require_positive("hardware", self, "devices", "num_nodes")
@@ -229,6 +233,8 @@ class HardwareConfig:
         self.precision = _SHORT_PRECISIONS.get(self.precision, self.precision)
         self.compile = "off" if self.compile == "False" else self.compile  # YAML reads `off` as a bool
         require_one_of("hardware.compile", self.compile, COMPILE_MODES)
+        for logger in self.loggers:
+            require_one_of("hardware.loggers", logger, LOGGERS)
 
 
 @dataclass

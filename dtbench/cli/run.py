@@ -44,6 +44,10 @@ def run(
     compile_: Annotated[
         str | None, typer.Option("--compile", help="torch.compile of training: off, default, graphs (CUDA graphs).")
     ] = None,
+    logger: Annotated[
+        str | None,
+        typer.Option("--logger", help="Where curves go: tensorboard, csv, wandb, mlflow, trackio; use commas."),
+    ] = None,
     stack_seeds: Annotated[
         bool, typer.Option("--stack-seeds", help="Train all seeds of a small model as one: faster on a GPU.")
     ] = False,
@@ -74,6 +78,8 @@ def run(
     err.print(f"dtbench {__version__}: preset {chosen} ({reason})", markup=False)
     hardware = {"accelerator": accelerator, "devices": devices, "precision": precision, "compile": compile_}
     flags = [f"hardware.{key}={value}" for key, value in hardware.items() if value is not None]
+    if logger is not None:
+        flags.append(f"hardware.loggers=[{','.join(split([logger]))}]")
     request = RunRequest(
         suite=suite,
         models=split(model),

@@ -174,6 +174,7 @@ class TrainingRecord:
         effective_batch: windows per step over all processes; None if it was not recorded.
         stacked_seeds: the seeds that were trained as one with this run, its own among them; time and speed are then
             those of all together. None if it was trained alone.
+        trackers: tracker → the run's id there; None if none was used.
     """
 
     steps: Positive
@@ -186,6 +187,7 @@ class TrainingRecord:
     checkpoint_sha256: str | None = None
     effective_batch: Positive | None = None
     stacked_seeds: list[Natural] | None = None
+    trackers: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ def check_hardware(plans: Sequence[RunPlan]) -> None:
     Raises:
         ConfigError: Lightning does not know one of them, or this machine lacks it.
     """
+    from dtbench.runs.trackers import check_loggers
     from dtbench.runs.training import new_trainer
 
     quieten_libraries()
@@ -42,6 +43,7 @@ def check_hardware(plans: Sequence[RunPlan]) -> None:
             checked.append(plan.config.hardware)
             new_trainer(plan.config.hardware, logger=False, enable_checkpointing=False, enable_progress_bar=False)
             _check_compile(plan.config.hardware)
+            check_loggers(plan.config.hardware.loggers)
 
 
 def _check_compile(hardware: HardwareConfig) -> None:

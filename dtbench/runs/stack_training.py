@@ -23,12 +23,12 @@ from dtbench.models.checkpoint import load_checkpoint
 from dtbench.results.schema import ErrorRecord, TrainingRecord
 from dtbench.runs.folder import RunFolder
 from dtbench.runs.stack import Stack, StackData
+from dtbench.runs.trackers import loggers
 from dtbench.runs.training import (
     AtomicCheckpointIO,
     Stopwatch,
     finished_training,
     fit,
-    loggers,
     readable,
     record_training,
     training_trainer,
@@ -85,7 +85,7 @@ def _fit_stack(seeds: Sequence[Seed], config: RunConfig) -> list[TrainingRecord 
         (seed,) = seeds
         return [fit(seed.module, seed.data, config, seed.folder, [seed.watch] if seed.watch else [])]
     folders, stack, stopwatch = [seed.folder for seed in seeds], Stack([seed.module for seed in seeds]), Stopwatch()
-    logs, checkpoints = SeedLogs(seeds, config.training.log_every), StackCheckpoints(stack, folders)
+    logs, checkpoints = SeedLogs(seeds, config), StackCheckpoints(stack, folders)
     trainer = training_trainer(config, folders, [stopwatch, logs], checkpoints, logger=False)
     try:
         data = StackData([seed.data for seed in seeds])
@@ -94,7 +94,10 @@ def _fit_stack(seeds: Sequence[Seed], config: RunConfig) -> list[TrainingRecord 
         logs.finalize()
     seconds, together = stopwatch.seconds, [seed.module.seed for seed in seeds]
     trainer.save_checkpoint(folders[0].final, weights_only=True)
-    records = [record_training(trainer, seconds, seed.module, config, seed.folder, together) for seed in seeds]
+    records = [
+        record_training(trainer, seconds, seed.module, config, seed.folder, made, together)
+        for seed, made in zip(seeds, logs.loggers, strict=True)
+    ]
     return [logs.failures.get(index, record) for index, record in enumerate(records)]
 
 
@@ -140,15 +143,15 @@ class SeedLogs(Callback):
         failures: by the seed's place, the error that an evaluation raised; the seed is not evaluated again.
     """
 
-    def __init__(self, seeds: Sequence[Seed], every: int) -> None:
-        self.seeds, self.every = seeds, every
+    def __init__(self, seeds: Sequence[Seed], config: RunConfig) -> None:
+        self.seeds, self.every, self.names = seeds, config.training.log_every, config.hardware.loggers
         self.failures: dict[int, ErrorRecord] = {}
         self.loggers: list[list[Logger]] = []
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Open the logs."""
         for seed in self.seeds:
-            self.loggers.append(loggers(seed.folder.path))
+            self.loggers.append(loggers(seed.folder, self.names))
             for logger in self.loggers[-1]:
                 logger.log_hyperparams(dict(seed.module.hparams))
 

@@ -16,7 +16,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from dtbench import atomic
 from dtbench.config import COMPILE_MODES, HardwareConfig, RunConfig
@@ -27,10 +27,8 @@ from dtbench.models.base import OfflineModule
 from dtbench.models.checkpoint import load_checkpoint
 from dtbench.results.schema import TrainingRecord
 from dtbench.runs.folder import Progress, RunFolder, set_aside
+from dtbench.runs.trackers import loggers, tracker_ids
 from dtbench.signals import raise_if_stopped
-
-#: How often TensorBoard's file is written.
-_FLUSH_SECONDS = 5
 
 
 class ProgressFile(Callback):
@@ -119,10 +117,11 @@ def fit(
     compile_training(module, config.hardware)
     stopwatch = Stopwatch()
     own = [stopwatch, *(callbacks or [])]
-    trainer = training_trainer(config, [folder], own, AtomicCheckpointIO(), loggers(folder.path))
+    made = loggers(folder, config.hardware.loggers)
+    trainer = training_trainer(config, [folder], own, AtomicCheckpointIO(), made or False)
     trainer.fit(module, datamodule=data, ckpt_path=readable(folder.latest), weights_only=True)
     trainer.save_checkpoint(folder.final, weights_only=True)
-    return record_training(trainer, stopwatch.seconds, module, config, folder)
+    return record_training(trainer, stopwatch.seconds, module, config, folder, made)
 
 
 def training_trainer(
@@ -167,6 +166,7 @@ def record_training(
     module: OfflineModule,
     config: RunConfig,
     folder: RunFolder,
+    made: Sequence[Logger],
     stacked_seeds: list[int] | None = None,
 ) -> TrainingRecord:
     """Describe a training that has ended, beside its weights; its checkpoint to resume from is no longer needed."""
@@ -182,6 +182,7 @@ def record_training(
         checkpoint_sha256=sha256(folder.final) if trainer.is_global_zero else None,
         effective_batch=trainer.world_size * config.training.batch_size,
         stacked_seeds=stacked_seeds,
+        trackers=tracker_ids(made) if trainer.is_global_zero else None,
     )
     if trainer.is_global_zero:
         atomic.write_text(folder.training, json.dumps(asdict(record), indent=2) + "\n")
@@ -280,19 +281,6 @@ def _checkpoints(config: RunConfig, folder: RunFolder) -> list[Callback]:
             save_top_k=1,
             enable_version_counter=False,
         )
-    ]
-
-
-def loggers(folder: Path) -> list[Logger]:
-    """TensorBoard and CSV; a resumed run starts another CSV file, because the logger would overwrite the first.
-
-    Ctrl-C while a record is handed to TensorBoard's thread leaves that thread asleep until its next flush, and the end
-    of the run waits for it: so it flushes every few seconds, not every two minutes.
-    """
-    part = len(list(folder.glob("csv/part-*")))
-    return [
-        TensorBoardLogger(folder, name="", version="tensorboard", flush_secs=_FLUSH_SECONDS),
-        CSVLogger(folder, name="csv", version=f"part-{part}"),
     ]
 
 
