@@ -84,8 +84,8 @@ def test_wandb_writes_offline(tmp_path, monkeypatch):
 
 
 def test_trackio_keeps_the_losses(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
     pytest.importorskip("trackio", reason="trackio is not installed (extra trackio)")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     result = trained(tmp_path, "trackio")
     assert result.measured.training.trackers == {"trackio": "bc/hopper-medium/seed-0"}
     assert list((tmp_path / "trackio").rglob("*dtbench*"))
