@@ -1,4 +1,4 @@
-"""Worker processes that never outlive the process that started them."""
+"""Processes: whether one is alive, and workers that never outlive the process that started them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,19 @@ import time
 _POLL_S = 0.25
 #: Seconds that a process has for its own clean-up after its parent ended; to free its memory may take another second.
 _GRACE_S = 1.0
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process of this machine is running; on Windows it is always assumed."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's, or no possible number
+        return True
+    return True
 
 
 def end_with_parent(parent_pid: int | None = None) -> None:

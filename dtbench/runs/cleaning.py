@@ -61,7 +61,7 @@ def clean_run(folder: RunFolder, keep_weights: bool) -> int:
 
 
 def _entries(folder: RunFolder, keep_weights: bool) -> list[Path]:
-    kept = {folder.lock_file, folder.holder}
+    kept = {folder.lock_file, folder.soft_lock_file, folder.holder}
     kept |= {folder.final, folder.training, folder.record} if keep_weights else set()
     return [path for path in folder.path.iterdir() if path not in kept]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,12 +12,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from dtbench import atomic
 from dtbench.console import err
 from dtbench.errors import ConfigError, ResultError
+from dtbench.processes import is_alive
 from dtbench.results.provenance import now
+
+#: What the system says of a file system that has no locks.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 class Busy(Exception):
@@ -119,21 +124,65 @@ class RunFolder:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        lock = FileLock(self.lock_file, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise Busy from error
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+        lock = self._acquired()
         try:
             yield
         finally:
             lock.release()
 
+    def _acquired(self) -> BaseFileLock:
+        lock = FileLock(self.lock_file, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise Busy from error
+        except (OSError, NotImplementedError) as error:  # the latter is filelock's own word for ENOSYS
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise unwritable(self.path, error) from error
+            return self._acquired_softly()
+        return lock
+
+    def _acquired_softly(self) -> BaseFileLock:
+        """Lock by a file that exists or not, on a file system without real locks.
+
+        It survives a process that is killed. One of a process on this machine that is gone is removed; what runs on
+        another machine cannot be seen from here.
+        """
+        lock = SoftFileLock(self.soft_lock_file, timeout=0)
+        for is_second in (False, True):
+            try:
+                lock.acquire()
+                break
+            except Timeout as error:
+                if is_second or not self._is_abandoned():
+                    raise Busy from error
+                self.soft_lock_file.unlink(missing_ok=True)
+            except OSError as error:
+                raise unwritable(self.path, error) from error
+        return lock
+
+    def _is_abandoned(self) -> bool:
+        """Say whether the process that holds the run was on this machine, and is gone.
+
+        The holder says who it is after it has locked: an older word is that of the one before it.
+        """
+        try:
+            if self.soft_lock_file.stat().st_mtime_ns > self.holder.stat().st_mtime_ns:
+                return False
+        except OSError:
+            return False
+        holder = self.read_holder()
+        is_ours = holder.get("host") == socket.gethostname() and holder.get("pid", "").isdigit()
+        return is_ours and not is_alive(int(holder["pid"]))
+
+    @property
+    def soft_lock_file(self) -> Path:
+        """Exists while a process works on the run, where the file system has no locks."""
+        return self.path / "run.softlock"
+
     def is_locked(self) -> bool:
         """Say whether a process is working on the run."""
-        if not self.lock_file.exists():
+        if not self.lock_file.exists() and not self.soft_lock_file.exists():
             return False
         try:
             with self._lock():
@@ -152,7 +201,7 @@ class RunFolder:
     def clear(self) -> None:
         """Delete everything but the lock; call it while holding the lock."""
         for entry in self.path.iterdir():
-            if entry == self.lock_file:
+            if entry in (self.lock_file, self.soft_lock_file):
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)

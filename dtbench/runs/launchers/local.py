@@ -71,8 +71,10 @@ def run_all(works: Sequence[Work], jobs: int) -> list[str]:
                 while waiting and len(running) < jobs:
                     index = waiting.popleft()
                     if works[index].is_locked():
+                        where = _where(works[index])
                         err.print(
-                            f"{works[index].label}: another command is working on it; left for last", markup=False
+                            f"{works[index].label}: another command is working on it{where}; left for last",
+                            markup=False,
                         )
                         elsewhere.append(index)
                     else:
@@ -91,6 +93,15 @@ def run_all(works: Sequence[Work], jobs: int) -> list[str]:
             _stop(list(running.values()))
             raise
     return [status for of_work in statuses for status in of_work]
+
+
+def _where(work: Work) -> str:
+    """Say where the process is that works on one of the runs, as far as it is known."""
+    for plan in work.plans:
+        holder = plan.folder.read_holder()
+        if plan.folder.is_locked() and "host" in holder:
+            return f" on {holder['host']} since {holder.get('since', 'an unknown time')}"
+    return ""
 
 
 def _start(work: Work, jobs: int) -> _Worker:
