@@ -30,7 +30,7 @@ def echo_json(content: Any) -> None:
     try:
         text = json.dumps(content, indent=2, allow_nan=False)
     except (TypeError, ValueError):
-        from dtbench.results.schema import storable
+        from dtbench.results.records import storable
 
         text = json.dumps(storable(content), indent=2, allow_nan=False)
     typer.echo(text)

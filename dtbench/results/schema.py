@@ -7,21 +7,27 @@ JSON: in a configuration, a loss and the diagnostics during training they are st
 
 from __future__ import annotations
 
-import math
 import traceback
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from functools import cache
-from numbers import Integral, Real
-from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dtbench._version import __version__
 from dtbench.environments.make import canonical_id
-from dtbench.errors import DtbenchError, ResultError
+from dtbench.errors import ResultError
 from dtbench.results.provenance import Provenance, now, provenance, without_folders
+from dtbench.results.records import (
+    AnyFloat,
+    Natural,
+    NotNegative,
+    Positive,
+    WrongFieldError,
+    is_number,
+    read_value,
+    shown,
+    storable,
+)
 from dtbench.suites.scores import ReferenceScores
 
 #: The version that is written; older ones are read through `upgrade`.
@@ -29,31 +35,6 @@ SCHEMA_VERSION = 2
 
 DONE, FAILED, INTERRUPTED = "ok", "failed", "interrupted"
 STATUSES = (DONE, FAILED, INTERRUPTED)
-
-#: Larger numbers overflow in sums and squares; no return or score of an environment comes near.
-_LARGEST = 1e100
-#: Whole numbers are below this.
-_INTEGERS = 2**63
-#: Values of a configuration are not nested more deeply.
-_DEEPEST = 20
-
-
-@dataclass(frozen=True)
-class AtLeast:
-    """The smallest value a number may have."""
-
-    minimum: int
-
-
-class NonFinite:
-    """Marks a float that may be NaN or infinite, stored as "nan", "inf" or "-inf"."""
-
-
-Record = TypeVar("Record")
-Natural = Annotated[int, AtLeast(0)]
-Positive = Annotated[int, AtLeast(1)]
-NotNegative = Annotated[float, AtLeast(0)]
-AnyFloat = Annotated[float, NonFinite]
 
 
 @dataclass(frozen=True)
@@ -374,24 +355,11 @@ class Result:
             ResultError: naming file and field.
         """
         try:
-            result: Result = _parse(cls, upgrade(content), "")
+            result: Result = read_value(cls, upgrade(content), "")
             _check(result)
-        except _WrongFieldError as error:
+        except WrongFieldError as error:
             raise ResultError(f"{where}: {error}.") from error
         return result
-
-
-def parse(kind: type[Record], content: Any, where: str) -> Record:
-    """Return a JSON value as a record of the dataclass `kind`.
-
-    Raises:
-        ResultError: naming `where` and the field that is missing or wrong.
-    """
-    try:
-        record: Record = _parse(kind, content, "")
-    except _WrongFieldError as error:
-        raise ResultError(f"{where}: {error}.") from error
-    return record
 
 
 def upgrade(content: Any) -> Any:
@@ -401,12 +369,12 @@ def upgrade(content: Any) -> Any:
     ids of our own environments, and early records lack `task.return_scale` and `task.kept_trajectories`.
     """
     if not isinstance(content, dict):
-        raise _WrongFieldError("it is not a result; it must hold a JSON object")
+        raise WrongFieldError("it is not a result; it must hold a JSON object")
     version = content.get("schema_version")
     if version == SCHEMA_VERSION and type(version) is int:
         return content
     if version != 1 or type(version) is not int:
-        raise _WrongFieldError(f"schema_version is {_shown(version)}; this version of dtbench reads 1 and 2")
+        raise WrongFieldError(f"schema_version is {shown(version)}; this version of dtbench reads 1 and 2")
     content = {**content, "schema_version": SCHEMA_VERSION}
     task, model = content.get("task"), content.get("model")
     if isinstance(task, dict):
@@ -423,7 +391,7 @@ def upgrade(content: Any) -> Any:
 def _check(result: Result) -> None:
     """Check what concerns several fields."""
     if result.status not in STATUSES:
-        raise _WrongFieldError(f"status must be one of {', '.join(STATUSES)}, not {_shown(result.status)}")
+        raise WrongFieldError(f"status must be one of {', '.join(STATUSES)}, not {shown(result.status)}")
     if result.status != DONE:
         return
     missing = {
@@ -435,16 +403,16 @@ def _check(result: Result) -> None:
     }
     for name, value in missing.items():
         if value is None:
-            raise _WrongFieldError(f"{name} is missing although the status is {DONE}")
+            raise WrongFieldError(f"{name} is missing although the status is {DONE}")
     scores, _, evaluation = result.measured
     _check_episodes(scores, "scores", evaluation.episodes)
     for target, entry in scores.per_target.items():
         name = f"scores.per_target[{target}]"
-        if not _is_number(target):
-            raise _WrongFieldError(f"{name} must be named by a return target")
+        if not is_number(target):
+            raise WrongFieldError(f"{name} must be named by a return target")
         _check_episodes(entry, name, evaluation.episodes)
     if len(evaluation.env_seeds) != evaluation.episodes:
-        raise _WrongFieldError(
+        raise WrongFieldError(
             f"evaluation.env_seeds must have one entry per episode ({evaluation.episodes}), "
             f"not {len(evaluation.env_seeds)}"
         )
@@ -454,136 +422,4 @@ def _check_episodes(entry: EpisodeScores, name: str, episodes: int) -> None:
     for key in ("returns", "lengths", "normalized"):
         count = len(getattr(entry, key))
         if count != episodes:
-            raise _WrongFieldError(f"{name}.{key} must have one entry per episode ({episodes}), not {count}")
-
-
-class _WrongFieldError(Exception):
-    """A field is missing or wrong; the message names it and says what it must be."""
-
-
-def _parse(kind: Any, value: Any, name: str) -> Any:
-    """Return a JSON value as the type `kind`: a scalar, list, tuple, dict or dataclass, `Annotated` with a range."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        inner, rule = arguments
-        if rule is NonFinite and value in ("nan", "inf", "-inf"):
-            return float(value)
-        parsed = _parse(inner, value, name)
-        if isinstance(rule, AtLeast) and parsed < rule.minimum:
-            raise _WrongFieldError(f"{name} must be at least {rule.minimum}, not {_shown(value)}")
-        return parsed
-    if origin in (Union, UnionType):
-        (inner,) = (argument for argument in arguments if argument is not NoneType)
-        return None if value is None else _parse(inner, value, name)
-    if origin in (list, tuple):
-        return _parse_sequence(origin, arguments, value, name)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _WrongFieldError(f"{name} must be an object, not {_shown(value)}")
-        _check_text("".join(map(str, value)), f"{name}'s keys")
-        return {key: _parse(arguments[1], item, f"{name}[{key}]") for key, item in value.items()}
-    return _parse_record(kind, value, name) if is_dataclass(kind) else _parse_scalar(kind, value, name)
-
-
-def _parse_sequence(origin: Any, arguments: tuple[Any, ...], value: Any, name: str) -> Any:
-    if not isinstance(value, list):
-        raise _WrongFieldError(f"{name} must be a list, not {_shown(value)}")
-    if origin is tuple and len(value) != len(arguments):
-        raise _WrongFieldError(f"{name} must hold {len(arguments)} values, not {len(value)}")
-    kinds = arguments if origin is tuple else arguments * len(value)
-    return origin(_parse(kind, item, f"{name}[{n}]") for n, (kind, item) in enumerate(zip(kinds, value, strict=True)))
-
-
-def _parse_record(kind: Any, value: Any, name: str) -> Any:
-    if not isinstance(value, dict):
-        raise _WrongFieldError(f"{name} must be an object, not {_shown(value)}")
-    kinds, prefix, parsed = _field_kinds(kind), f"{name}." if name else "", {}
-    for entry in fields(kind):
-        if entry.name in value:
-            parsed[entry.name] = _parse(kinds[entry.name], value[entry.name], f"{prefix}{entry.name}")
-        elif entry.default is MISSING and entry.default_factory is MISSING:
-            raise _WrongFieldError(f"{prefix}{entry.name} is missing")
-    try:
-        return kind(**parsed)
-    except DtbenchError as error:  # a record from another room may check itself
-        raise _WrongFieldError(f"{name}: {str(error).rstrip('.')}") from error
-
-
-@cache
-def _field_kinds(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind, include_extras=True)
-
-
-def _parse_scalar(kind: Any, value: Any, name: str) -> Any:
-    if kind is Any:
-        return _check_plain(value, name)
-    if kind is float:
-        if type(value) not in (int, float) or not abs(value) <= _LARGEST:
-            raise _WrongFieldError(f"{name} must be a finite number, not {_shown(value)}")
-        return float(value)
-    if type(value) is not kind:
-        what = {str: "text", int: "a whole number", bool: "true or false"}[kind]
-        raise _WrongFieldError(f"{name} must be {what}, not {_shown(value)}")
-    if kind is int and abs(value) >= _INTEGERS:
-        raise _WrongFieldError(f"{name} must fit into 64 bits, not {_shown(value)}")
-    if kind is str:
-        _check_text(value, name)
-    return value
-
-
-def _check_plain(value: Any, name: str, depth: int = 0) -> Any:
-    """Return a value of a configuration, after a check that its text can be written."""
-    if depth > _DEEPEST:
-        raise _WrongFieldError(f"{'.'.join(name.split('.')[:2])} is nested too deeply")
-    if isinstance(value, str):
-        _check_text(value, name)
-    elif isinstance(value, dict):
-        _check_text("".join(map(str, value)), name)
-        for key, item in value.items():
-            _check_plain(item, f"{name}.{key}", depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check_plain(item, name, depth + 1)
-    return value
-
-
-def _check_text(text: str, name: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise _WrongFieldError(f"{name} holds a character that is not valid Unicode") from error
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _shown(value: Any) -> str:
-    """Return a wrong value for a message, cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
-        return "a number that is too long to print"
-    return text if len(text) <= 60 else f"{text[:60]}…"
-
-
-def storable(value: Any) -> Any:
-    """Return a value as JSON can hold it: dataclasses as objects, non-finite floats as text, all else as its repr."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {entry.name: storable(getattr(value, entry.name)) for entry in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(storable(key)): storable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [storable(item) for item in value]
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value) if math.isfinite(value) else str(float(value))
-    return storable(repr(value))
+            raise WrongFieldError(f"{name}.{key} must have one entry per episode ({episodes}), not {count}")

@@ -12,6 +12,7 @@ from dtbench.errors import ConfigError, ResultError
 from dtbench.evaluation.rollout import EvaluationProtocol
 from dtbench.registry import ModelEntry, model_entry
 from dtbench.results.files import read_result, write_result
+from dtbench.results.records import parse
 from dtbench.results.schema import (
     DONE,
     FAILED,
@@ -20,7 +21,6 @@ from dtbench.results.schema import (
     Result,
     SuiteRecord,
     TaskRecord,
-    parse,
 )
 from dtbench.runs.folder import RunFolder
 from dtbench.runs.plan import RunPlan
