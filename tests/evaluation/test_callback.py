@@ -22,18 +22,18 @@ def module(monkeypatch):
     returns = iter([100.0, 300.0, 200.0])
     modes = model.modes = []
 
-    def evaluate(pl_module, *_, precision):
+    def evaluate(pl_module, *_):
         modes.append(pl_module.training)
         return Episodes([next(returns)] * 2, [1, 1], [0, 1])
 
-    monkeypatch.setattr(callbacks, "evaluate", evaluate)
+    monkeypatch.setattr(callbacks, "evaluate_together", evaluate)
     monkeypatch.setattr(model, "log", lambda name, value, **_: model.logged.append((name, value)))
     return model
 
 
-def train(callback, module, steps: int, *, rank_zero: bool = True) -> None:
+def train(callback, module, steps: int) -> None:
     for batch in range(steps):
-        callback.on_train_batch_end(SimpleNamespace(is_global_zero=rank_zero), module, None, None, batch)
+        callback.on_train_batch_end(SimpleNamespace(), module, None, None, batch)
 
 
 def new(every: int = 4) -> callbacks.EvaluationCallback:
@@ -53,12 +53,6 @@ def test_the_policy_is_evaluated_in_evaluation_mode_and_goes_on_in_training_mode
     train(new(), module, 4)
     assert module.modes == [False]
     assert all(part.training for part in module.modules())
-
-
-def test_other_ranks_do_not_evaluate(module):
-    callback = new()
-    train(callback, module, 8, rank_zero=False)
-    assert callback.history == []
 
 
 def test_the_course_travels_in_the_checkpoint(module, tmp_path):

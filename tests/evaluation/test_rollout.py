@@ -12,7 +12,7 @@ import torch
 
 from dtbench.environments.make import make_environment
 from dtbench.errors import ConfigError, DataError, DtbenchError
-from dtbench.evaluation.rollout import BLOCK, EvaluationProtocol, episode_seeds, evaluate
+from dtbench.evaluation.rollout import BLOCK, EvaluationProtocol, episode_seeds, evaluate, evaluate_together
 from dtbench.models.dt import DecisionTransformer
 from dtbench.testing import model_config
 
@@ -201,6 +201,23 @@ def test_a_damaged_protocol_is_one_sentence(change, message):
     without = {key: value for key, value in HOPPER.to_dict().items() if key != "return_scale"}
     with pytest.raises(ConfigError, match="return_scale"):
         EvaluationProtocol.from_dict(without)
+
+
+@pytest.mark.parametrize(("episodes", "processes"), [(5, 2), (3, 3), (2, 4)])
+def test_processes_share_the_episodes_of_an_evaluation(monkeypatch, episodes, processes):
+    """Each rolls out its own; added up, they are one process's."""
+    model, shares = policy(), []
+    alone = evaluate_together(model, HOPPER, 3600.0, episodes, seed=4)
+    assert alone == evaluate(model, HOPPER, 3600.0, episodes, seed=4)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: processes)
+    for rank in range(processes):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda found: shares.append(found.clone()))
+        evaluate_together(model, HOPPER, 3600.0, episodes, seed=4)
+    assert all((share != 0).any(0).sum() == len(range(rank, episodes, processes)) for rank, share in enumerate(shares))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda found: found.copy_(sum(shares)))
+    assert evaluate_together(model, HOPPER, 3600.0, episodes, seed=4) == alone
 
 
 def test_mistakes_are_named():
