@@ -17,10 +17,11 @@ from dtbench.cli.app import app
 from dtbench.data.sources import open_store
 from dtbench.errors import ConfigError, SourceError, UnknownNameError
 from dtbench.results.schema import INTERRUPTED
-from dtbench.runs import live, training
+from dtbench.runs import live
 from dtbench.runs.execute import execute, run
-from dtbench.runs.folder import Progress
+from dtbench.runs.folder import Progress, RunFolder
 from dtbench.runs.plan import RunRequest, plan_runs
+from dtbench.runs.trackers import loggers
 from dtbench.suites.suites import Suite, load_suite
 from tests.commands import LONG, RESULTS, RUN, TASK, dtbench, main, only_result, process, results, start, wait_until
 
@@ -184,7 +185,7 @@ def test_interrupted_by_ctrl_c_the_same_line_ends_where_an_uninterrupted_run_doe
 
 def test_a_record_that_ctrl_c_cut_short_does_not_hold_up_the_end(tmp_path):
     """An item in the queue of TensorBoard's thread without the call that wakes it, as the interrupt leaves it."""
-    logger = training.loggers(tmp_path)[0]
+    (logger,) = loggers(RunFolder(tmp_path), ["tensorboard"])
     logger.log_metrics({"loss": 1.0}, step=0)
     time.sleep(0.5)  # the thread has written it and sleeps until its next flush
     queue = logger.experiment.file_writer.event_writer._async_writer._byte_queue
