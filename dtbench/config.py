@@ -367,7 +367,7 @@ def compose(
 
 
 def _published(model: ModelSettings, domain: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return a model's published settings, and those for a suite's domain, which stand beside them in a file."""
+    """Return a model's published settings, and over them those for the suite's domain, if it has any."""
     if model.defaults is None:
         return []
     layers: list[tuple[str, Mapping[str, Any]]] = [

@@ -12,7 +12,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from dtbench.config import OptimizerConfig, RunConfig, from_dict, require, require_one_of, require_positive
+from dtbench.config import RunConfig, from_dict, require, require_one_of, require_positive
 from dtbench.determinism import seed_torch
 from dtbench.errors import ConfigError
 from dtbench.hardware import on_gpu
@@ -22,6 +22,7 @@ from dtbench.models.parts.activations import ACTIVATIONS
 from dtbench.models.parts.initial_weights import INITS, PUBLISHED, SMALL
 from dtbench.models.parts.language_loss import LanguageLoss
 from dtbench.models.parts.memory import Numbers, frame_bytes, mlp_bytes, state_bytes, trunk_bytes
+from dtbench.models.parts.optimizer import adamw
 from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_PER_STEP, TokenEmbedding
 from dtbench.models.parts.trunk import Trunk, TrunkConfig
 from dtbench.spaces import Frames, Spaces
@@ -230,39 +231,6 @@ class OfflineModule(lightning.LightningModule):
             nn.utils.clip_grad_norm_(self.parameters(), self.optimizer_config.gradient_clip)
         for parameter in self.frozen_parameters(self.step):
             parameter.grad = None
-
-
-def adamw(groups: Sequence[dict[str, Any]], options: OptimizerConfig, steps: int) -> dict[str, Any]:
-    """Return AdamW over parameter groups and the schedule of its rates over a training, as Lightning takes them."""
-
-    def share(step: int) -> float:
-        """Return the share of the rate that a (0-based) step has."""
-        return rate_share(step, steps, options)
-
-    optimizer = torch.optim.AdamW(
-        list(groups),
-        lr=options.learning_rate,
-        betas=options.betas,
-        eps=options.eps,
-        weight_decay=options.weight_decay,
-        fused=True,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def rate_share(step: int, steps: int, options: OptimizerConfig) -> float:
-    """Return the share of the learning rate that the (0-based) step of a training of `steps` has.
-
-    `cosine` counts a step's own windows as seen, as DT's Atari code counts its tokens (mingpt/trainer_atari.py).
-    """
-    warm = min(1.0, (step + 1) / max(1, options.warmup_steps))
-    if options.decay == "none" or (options.decay == "cosine" and warm < 1):
-        return warm
-    if options.decay == "linear":
-        return warm * max(options.decay_floor, 1 - step / (options.decay_length * steps))
-    done = (step + 1 - options.warmup_steps) / max(1, options.decay_length * steps - options.warmup_steps)
-    return max(options.decay_floor, 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
 @dataclass

@@ -16,6 +16,7 @@ from dtbench.results.files import error_reason
 from dtbench.results.schema import Result
 from dtbench.results.sections import Row, Section
 from dtbench.results.text import code, code_block, either, markdown_table, markdown_text, one_line, reason
+from dtbench.suites.suites import load_suite, suite_names
 
 #: At most this many last lines of a failed run's log are shown.
 _LOG_LINES = 10
@@ -116,14 +117,15 @@ def absent_models(section: Section) -> list[str]:
     return ["### Missing models", f"No finished run here: {', '.join(map(code, section.absent))}."]
 
 
-def trials_text(preset: str, count: int | None = None) -> str:
+def trials_text(preset: str, count: int | None = None, suite: str = "") -> str:
     """Say how many hyper-parameter trials each model had, as the preset's file records it under `trials`.
 
     Args:
         preset: the preset's name; one that is not shipped has no record.
+        suite: the suite's name; the preset's settings for its domain have a record of their own.
         count: the number where it is known from elsewhere, e.g. from a board; the preset's record is then left out.
     """
-    found: dict[str, Any] = _recorded_trials(preset) if count is None else {"count": count}
+    found: dict[str, Any] = _recorded_trials(preset, suite) if count is None else {"count": count}
     count = found.get("count")
     if not isinstance(count, int) or isinstance(count, bool):
         return "Hyper-parameter trials per model: not recorded."
@@ -135,11 +137,13 @@ def trials_text(preset: str, count: int | None = None) -> str:
     return markdown_text(f"Hyper-parameter trials per model: {' '.join([str(count), *filter(None, how)])}{where}.")
 
 
-def _recorded_trials(preset: str) -> dict[str, Any]:
+def _recorded_trials(preset: str, suite: str) -> dict[str, Any]:
     if preset not in preset_names():
         return {}
     try:
-        found = load_preset(preset).get("trials")
+        content = load_preset(preset)
+        domain = load_suite(suite).domain if suite in suite_names() else ""
+        found = (content.get("domains", {}).get(domain) or content).get("trials")
     except DtbenchError:  # a preset that cannot be read stops runs, not tables
         return {}
     return found if isinstance(found, dict) else {}
@@ -163,6 +167,7 @@ def _unfinished_run(label: str, result: Result) -> str:
 def protocol(section: Section, trials: int | None = None) -> str:
     """Say how the runs were scored, and how many hyper-parameter trials each model had."""
     finished, seeds = section.finished, sorted({result.seed for result in section.finished})
+    searched = trials_text(section.preset, trials, section.suite.partition("@")[0])
     targets = {result.task.id: result.task.score_target for result in finished}
     listed = ", ".join(f"{markdown_text(task)} {targets[task]:g}" for task in section.tasks if task in targets)
     episodes = sorted({result.measured.evaluation.episodes for result in finished})
@@ -170,7 +175,7 @@ def protocol(section: Section, trials: int | None = None) -> str:
         f"The last checkpoint is scored, at one return target per task ({listed}). Each run is evaluated on "
         f"{either(episodes)} episodes, one per environment, seeded by the run's seed ({either(seeds)}). Each "
         "episode's return is normalised first; a run's score is the mean over its episodes. Neither the best "
-        f"checkpoint nor the best target is chosen. {_episodes_text(section)}{trials_text(section.preset, trials)}"
+        f"checkpoint nor the best target is chosen. {_episodes_text(section)}{searched}"
     )
 
 

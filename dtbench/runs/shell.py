@@ -26,8 +26,8 @@ def command_lines(request: RunRequest, plans: Sequence[RunPlan], per_line: int =
 def _command(request: RunRequest, plan: RunPlan) -> str:
     if not plan.suite.file:
         raise ConfigError("--shell needs a suite that has a file or ships with dtbench.")
-    is_shipped = not isinstance(request.suite, str) or not request.suite.endswith((".yaml", ".yml"))
-    words = ["dtbench", "run", "--suite", plan.suite.name if is_shipped else plan.suite.file, "--task", plan.task.id]
+    suite = plan.suite.name if request.suite == plan.suite.name else plan.suite.file
+    words = ["dtbench", "run", "--suite", suite, "--task", plan.task.id]
     words += ["--model", plan.model.address, "--preset", plan.preset, "--seeds", str(plan.seed)]
     words += ["--source", plan.source, "--output", str(request.output.resolve()), "--jobs", "1"]
     if request.existing != "skip":

@@ -22,8 +22,9 @@ from torch.func import functional_call
 
 from dtbench.data.datamodule import TrajectoryDataModule, WindowLoader
 from dtbench.determinism import seed_torch, torch_seed
-from dtbench.models.base import OfflineModule, Window, adamw
+from dtbench.models.base import OfflineModule, Window
 from dtbench.models.parts.dropout import Dropout, side_by_side
+from dtbench.models.parts.optimizer import adamw
 
 _PREFIX = "stacked."
 _EPSILON = 1e-6  # as in torch.nn.utils.clip_grad_norm_

@@ -125,10 +125,13 @@ def test_title_trials_source_and_results_folder(folder):
 def test_trials_are_those_that_the_preset_records(monkeypatch):
     assert pages.trials_text("no-such-preset") == "Hyper-parameter trials per model: not recorded."
     found = {"count": 12, "tasks": ["hopper-medium", "b"], "seeds": [100, 101], "table": "benchmarks/budgets.md"}
-    monkeypatch.setattr(pages, "load_preset", lambda name: {"trials": found})
+    domains = {"atari": {"trials": {"count": 0}}}
+    monkeypatch.setattr(pages, "load_preset", lambda name: {"trials": found, "domains": domains})
     assert pages.trials_text("quick") == (
         "Hyper-parameter trials per model: 12 on hopper-medium, b with seeds 100 or 101 (table: benchmarks/budgets.md)."
     )
+    assert pages.trials_text("quick", suite="d4rl-long") == pages.trials_text("quick")
+    assert pages.trials_text("quick", suite="atari") == "Hyper-parameter trials per model: 0."
     assert pages.trials_text("quick", 3) == "Hyper-parameter trials per model: 3."
     for odd in (None, [], {"count": "many"}, {"count": True}):
         monkeypatch.setattr(pages, "load_preset", lambda name, odd=odd: {"trials": odd})

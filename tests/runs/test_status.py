@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -110,14 +109,16 @@ def test_an_interrupted_command_leaves_what_it_had_planned(folder):
     assert counts(run_states(folder))["waiting"] == 0
 
 
-def test_many_runs_are_listed_quickly(folder):
-    """A thousand records in a second or two; the bound leaves room for a busy machine."""
+def test_a_thousand_runs_are_counted_and_not_all_listed(folder):
     text = (folder / f"{TASK}/seed-0.json").read_text(encoding="utf-8")
     for seed in range(10, 1010):
         (folder / f"{TASK}/seed-{seed}.json").write_text(text, encoding="utf-8")
-    began = time.process_time()
-    assert counts(run_states(folder))["ok"] == 1002
-    assert time.process_time() - began < 5
+    for seed in range(10, 50):
+        (folder / f"{TASK}/seed-{seed}.json").write_text("{}", encoding="utf-8")
+    assert counts(run_states(folder))["ok"] == 962
+    said = dtbench("status", folder).splitlines()
+    assert said[0] == f"{folder}: 962 done, 40 failed"
+    assert said[-1].strip() == "and 20 more (--json lists all)"
 
 
 def test_cleaning_leaves_results_and_asks_first(folder, monkeypatch):

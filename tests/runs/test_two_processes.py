@@ -56,7 +56,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(model, tmp_path):
     """CQL of continuous actions draws other random actions in each process; its discrete form draws none.
 
     The sums are added in another order: the losses differed by at most 2e-7 of their size, weights by 1.3e-6. Those of
-    the two processes differ by a third and more.
+    the two processes differ by a fifth and more.
     """
     spaces = KINDS["vector/discrete" if model == "cql" else "vector/continuous"]
     config = model_config(model, **OPTIONS.get(model, {}))

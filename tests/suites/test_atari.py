@@ -33,6 +33,8 @@ def test_one_protocol_for_all_tasks(name):
         assert task.env_id == f"dtbench/Atari-{game_of(task).title()}-v0"
         assert task.max_episode_steps == {"atari": 27_000, "atari-lamo": 4_096}[name]
         assert set(task.sources) <= set(suite.sources)
+        projects = name == "atari" and game_of(task) in ("qbert", "seaquest")  # DC's `--conv_proj`
+        assert task.models == ({"dc": {"model": {"projection": True}}} if projects else {})
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -21,7 +21,7 @@ actions (probability 0.25), and an episode a whole game. So:
 * Rewards are stored here as they are in the files. Dopamine's runner clips them to [−1, 1] before it stores them, and
   the author of d4rl-atari says so of these data (its issue 13). Returns-to-go then count clipped rewards, and the
   returns of an evaluation do not.
-* Before each episode Dopamine writes three rows of zeros, for its own stacks. They are no steps and are left out; the
+* Before each episode Dopamine writes three rows of zeros, for its own stacks. They are not steps and are left out; the
   Decision Transformer and d4rl-atari keep them. They count in the 500,000, so that the same episodes are taken.
 * `add_count` tells where the next row would have been written: the row there, and those behind it, are a million steps
   older and belong before row 0. They are left out. `invalid_range` lists the rows around that place which are no whole
@@ -34,18 +34,14 @@ actions (probability 0.25), and an episode a whole game. So:
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import re
 import urllib.parse
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -55,6 +51,7 @@ from dtbench.console import Progress
 from dtbench.data.download import download
 from dtbench.data.episodes import Block
 from dtbench.data.sources.content import require_same, sha256_of
+from dtbench.data.sources.gzipped import ArrayStream
 from dtbench.data.store import TrajectoryStore, build_store
 from dtbench.errors import DataError, SourceError, UnknownNameError
 from dtbench.resources import datasets_home, home
@@ -73,7 +70,6 @@ _DTYPES = {
     "reward": np.dtype(np.float32),
     "terminal": np.dtype(np.uint8),
 }
-_CHUNK_BYTES = 1 << 22
 
 #: The games by the number of actions that each has (its minimal set, which the logs use).
 _GAMES_BY_ACTIONS = {
@@ -247,8 +243,8 @@ def _logs_in(folder: Path, spec: Dataset) -> Path:
             )
         return logs
     raise DataError(
-        f"{folder} holds no logs of {spec.game}, run {spec.run}: there are no files $store$_…_ckpt.….gz in it, nor in "
-        f"{below[-1]}."
+        f"{folder} has no logs of {spec.game}, run {spec.run}: neither it nor {below[-1]} has files named "
+        "$store$_…_ckpt.….gz."
     )
 
 
@@ -400,7 +396,7 @@ def _blocks(plan: _Plan, recipe: dict[str, Any], progress: Progress | None) -> I
     for buffer, pieces in plan.pieces.items():
         files = plan.files[buffer]
         columns = {name: _column(files[name], name) for name in ("action", "reward", "terminal")}
-        with _Stream(files["observation"]) as frames:
+        with ArrayStream(files["observation"]) as frames:
             _check_columns(files, columns, frames)
             for piece in pieces:
                 block, zeros = _block(piece, columns, frames)
@@ -414,8 +410,8 @@ def _blocks(plan: _Plan, recipe: dict[str, Any], progress: Progress | None) -> I
                 frames.finish()
 
 
-def _check_columns(files: dict[str, Path], columns: dict[str, NDArray[Any]], frames: _Stream) -> None:
-    frames.check("observation", axes=3)
+def _check_columns(files: dict[str, Path], columns: dict[str, NDArray[Any]], frames: ArrayStream) -> None:
+    _check_type(frames, "observation", axes=3)
     lengths = {files["observation"]: frames.shape[0]} | {files[name]: len(values) for name, values in columns.items()}
     wanted = len(columns["terminal"])
     for file, length in lengths.items():
@@ -426,7 +422,7 @@ def _check_columns(files: dict[str, Path], columns: dict[str, NDArray[Any]], fra
             )
 
 
-def _block(piece: _Piece, columns: dict[str, NDArray[Any]], frames: _Stream) -> tuple[Block | None, int]:
+def _block(piece: _Piece, columns: dict[str, NDArray[Any]], frames: ArrayStream) -> tuple[Block | None, int]:
     """Return an episode, or None if it has no steps, and how many rows of zeros before it are left out."""
     frames.skip(piece.start - frames.row)
     shown = frames.read(piece.stop - piece.start + piece.is_cut)
@@ -451,10 +447,23 @@ def _block(piece: _Piece, columns: dict[str, NDArray[Any]], frames: _Stream) -> 
     ), zeros
 
 
+def _check_type(stream: ArrayStream, name: str, axes: int) -> None:
+    """Refuse another type or number of axes than a column has.
+
+    Raises:
+        DataError: naming the file and what it holds.
+    """
+    if stream.dtype != _DTYPES[name] or len(stream.shape) != axes:
+        raise DataError(
+            f"{stream.file} holds {stream.dtype} of shape {stream.shape}, not {_DTYPES[name]} with {axes} "
+            f"{'axes' if axes > 1 else 'axis'}; it is not a {name} file of the DQN replay dataset."
+        )
+
+
 def _column(file: Path, name: str) -> NDArray[Any]:
     """Read one of a buffer's columns, (rows,)."""
-    with _Stream(file) as stream:
-        stream.check(name, axes=1)
+    with ArrayStream(file) as stream:
+        _check_type(stream, name, axes=1)
         values = stream.read(stream.shape[0])
         stream.finish()
     return values
@@ -462,109 +471,9 @@ def _column(file: Path, name: str) -> NDArray[Any]:
 
 def _array(file: Path) -> NDArray[Any]:
     """Read a small array of whole numbers: `add_count` () or `invalid_range` (5,)."""
-    with _Stream(file) as stream:
+    with ArrayStream(file) as stream:
         if stream.dtype.kind not in "iu" or int(np.prod(stream.shape)) == 0:
             raise DataError(f"{file} holds {stream.dtype} of shape {stream.shape}, not whole numbers.")
         values = stream.read_all()
         stream.finish()
     return values
-
-
-class _Stream:
-    """The rows of a gzip file with a .npy array in it, read from first to last and never held as a whole.
-
-    Attributes:
-        shape, dtype: of the whole array.
-        row: the next one to be read.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self.file, self.row = file, 0
-        with self._reading():
-            self._content = gzip.open(file, "rb")  # noqa: SIM115 - closed by __exit__
-            try:
-                self.shape, self.dtype = _header(self._content)
-            except BaseException:
-                self._content.close()
-                raise
-
-    def __enter__(self) -> _Stream:
-        """Return the stream itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the file."""
-        self._content.close()
-
-    def check(self, name: str, axes: int) -> None:
-        """Refuse another type or number of axes than a column has.
-
-        Raises:
-            DataError: naming the file and what it holds.
-        """
-        if self.dtype != _DTYPES[name] or len(self.shape) != axes:
-            raise DataError(
-                f"{self.file} holds {self.dtype} of shape {self.shape}, not {_DTYPES[name]} with {axes} "
-                f"{'axes' if axes > 1 else 'axis'}; it is not a {name} file of the DQN replay dataset."
-            )
-
-    def read(self, rows: int) -> NDArray[Any]:
-        """Read the next rows: (rows, …)."""
-        values = np.empty((rows, *self.shape[1:]), self.dtype)
-        self._fill(values)
-        self.row += rows
-        return values
-
-    def read_all(self) -> NDArray[Any]:
-        """Read the whole of a small array, whatever its number of axes."""
-        values = np.empty(self.shape, self.dtype)
-        self._fill(values)
-        return values
-
-    def skip(self, rows: int) -> None:
-        """Pass over the next rows; a compressed file has no shorter way to the ones behind them."""
-        left = rows * self.dtype.itemsize * int(np.prod(self.shape[1:]))
-        with self._reading():
-            while left > 0:
-                left -= len(self._some(left))
-        self.row += rows
-
-    def finish(self) -> None:
-        """Read what is left, so that gzip compares its checksum."""
-        with self._reading():
-            while self._content.read(_CHUNK_BYTES):
-                pass
-
-    def _fill(self, values: NDArray[Any]) -> None:
-        room = values.reshape(-1).view(np.uint8).data
-        with self._reading():
-            while room:
-                part = self._some(len(room))
-                room[: len(part)] = part
-                room = room[len(part) :]
-
-    def _some(self, most: int) -> bytes:
-        part = self._content.read(min(most, _CHUNK_BYTES))
-        if not part:
-            raise EOFError("it ends before its last row")
-        return part
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except (EOFError, OSError, ValueError, zlib.error) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(f"{self.file} is cut or damaged ({reason}); fetch or copy it again.") from error
-
-
-def _header(content: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Read the header of a .npy file; objects, which would be pickles, are refused by their type later."""
-    version = np.lib.format.read_magic(content)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read(content)
-    if is_fortran or dtype.hasobject:
-        raise ValueError("its array is not one of plain numbers in rows")
-    return shape, dtype

@@ -40,7 +40,7 @@ def rows(training) -> list[dict[str, str]]:
 
 
 def test_a_life_is_an_episode_and_the_game_goes_on():
-    """In Breakout, whoever never moves loses five lives; the raw return is that of the whole game."""
+    """A player who never moves loses all five lives of Breakout; the raw return is that of the whole game."""
     env = Lives("breakout")
     seen, _ = env.reset(seed=0)
     assert seen.shape == (256,)

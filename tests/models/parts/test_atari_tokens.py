@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dtbench.config import OptimizerConfig
-from dtbench.models.base import rate_share
+from dtbench.models.parts.optimizer import rate_share
 from dtbench.models.parts.tokens import MinGptEmbedding
 from dtbench.registry import model_entry
 from dtbench.spaces import Discrete, Frames, Spaces, Vector

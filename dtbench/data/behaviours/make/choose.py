@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -248,7 +249,6 @@ def _game_section(name: str, entry: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Run the command."""
     """Evaluate the snapshots of the named trainings and write what is shipped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
@@ -256,12 +256,17 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    file = args.output / "behaviours.json"
-    manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     with ProcessPoolExecutor(args.workers) as pool:
-        manifest.update(export(folder, args.output, pool) for folder in args.folders)
+        add_to_manifest(args.output, [export(folder, args.output, pool) for folder in args.folders])
+
+
+def add_to_manifest(output: Path, entries: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    """Add environments to what is shipped, or replace them, and write the card anew."""
+    file = output / "behaviours.json"
+    manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    manifest.update(entries)
     file.write_text(json.dumps(dict(sorted(manifest.items())), indent=1) + "\n", encoding="utf-8")
-    (args.output / "README.md").write_text(card(manifest), encoding="utf-8")
+    (output / "README.md").write_text(card(manifest), encoding="utf-8")
 
 
 if __name__ == "__main__":

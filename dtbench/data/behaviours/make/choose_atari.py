@@ -34,7 +34,7 @@ from safetensors.numpy import save_file
 from threadpoolctl import threadpool_limits
 
 from dtbench.atomic import replacing
-from dtbench.data.behaviours.make.choose import MEDIUM, TOO_GOOD, card
+from dtbench.data.behaviours.make.choose import MEDIUM, TOO_GOOD, add_to_manifest
 from dtbench.data.behaviours.policy import WEIGHTS
 from dtbench.data.behaviours.ram import NEEDS_FIRE, RamActor, RamPlayer, Weights, read_weights
 from dtbench.environments.atari import env_id
@@ -174,12 +174,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    file = args.output / "behaviours.json"
-    manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     with ProcessPoolExecutor(args.workers) as pool:
-        manifest.update(export(folder, args.output, args.episodes, pool) for folder in args.folders)
-    file.write_text(json.dumps(dict(sorted(manifest.items())), indent=1) + "\n", encoding="utf-8")
-    (args.output / "README.md").write_text(card(manifest), encoding="utf-8")
+        add_to_manifest(args.output, [export(folder, args.output, args.episodes, pool) for folder in args.folders])
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ of the training is one life, and rewards are signs; the curve shows whole games 
 start of a life where nothing happens without it.
 
 Every `--snapshot-every` steps the actor is written as `step-<n>.safetensors`, a line is added to `progress.csv`, and
-what the training needs to go on is written to `checkpoint.safetensors`. The same command goes on from there, or to more
-`--steps` as well; SIGTERM and Ctrl-C write a checkpoint first. A training that was interrupted starts new games, so its
-snapshots are not those of one that was not. `make.choose_atari` evaluates the snapshots and chooses the levels.
+the state of the training is saved in `checkpoint.safetensors`. The same command, also with more `--steps`, resumes from
+it; SIGTERM and Ctrl-C save it first. A resumed training starts new games, so its snapshots differ from those of one
+that was never interrupted. `make.choose_atari` evaluates the snapshots and chooses the levels.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Training:
 
     Args:
         settings: of the training.
-        output: its folder, new or with an earlier training of the same settings, which then goes on.
+        output: its folder; an earlier training of the same settings in it is resumed.
 
     Raises:
         ConfigError: the folder holds a training of other settings.
