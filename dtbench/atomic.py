@@ -41,3 +41,13 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content`.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)

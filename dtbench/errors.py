@@ -38,3 +38,7 @@ class SourceError(DtbenchError):
 
 class ResultError(DtbenchError):
     """A result file that cannot be read or written."""
+
+
+class ClusterError(DtbenchError):
+    """A cluster that cannot be reached, is lost, or cannot do what is asked of it."""

@@ -17,7 +17,9 @@ def evaluate(
     ],
     target: Annotated[list[float], typer.Option(help="Return to ask for; repeatable. Default: the score target.")] = [],  # noqa: B006
     episodes: Annotated[int | None, typer.Option(min=1, help="Episodes per target. Default: as in the run.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the evaluation environments.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the environments. Default: the run's, for the same episodes.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Evaluate a trained run again, at other targets or with more episodes; the run's result is left as it is."""

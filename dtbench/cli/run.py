@@ -38,6 +38,18 @@ def run(
         typer.Option("--jobs", "-j", min=1, help="Runs side by side. Default: as many as cores, 1 on a GPU."),
     ] = None,
     launcher: Annotated[str, typer.Option(help="local, or ray for a Ray cluster (needs the extra `ray`).")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="With --launcher ray: the cluster, e.g. auto or HOST:PORT; else RAY_ADDRESS.")
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="With --launcher ray: times that a run goes on after its process or node died.")
+    ] = 2,
+    fetch_checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--fetch-checkpoints", help="With --launcher ray: also bring checkpoints back if nodes lack the folder."
+        ),
+    ] = False,
     accelerator: Annotated[str | None, typer.Option(help="Lightning's accelerator: auto, cpu, gpu.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices per run; more than one means DDP.")] = None,
     precision: Annotated[str | None, typer.Option(help="Lightning's precision, e.g. 32-true or bf16-mixed.")] = None,
@@ -93,6 +105,9 @@ def run(
         existing=existing,
         jobs=jobs,
         launcher=launcher,
+        address=address,
+        retries=retries,
+        fetch_checkpoints=fetch_checkpoints,
         stack_seeds=stack_seeds,
     )
     plans = plan_runs(request)

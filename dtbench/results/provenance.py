@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 
 #: An absolute path's folders, up to and with the last slash; neither a URL's nor those of a relative path.
 _FOLDERS = re.compile(r"(?<![\w:/.~-])~?/(?:[^\s/\"'`]+/)+")
+#: Environment variables by which a launcher tells its processes, maybe on other machines, what only it knows.
+COMMAND, COMMIT = "DTBENCH_COMMAND", "DTBENCH_COMMIT"
 _PACKAGES = ("torch", "lightning", "transformers", "gymnasium", "mujoco", "numpy", "rliable")
 
 
@@ -59,7 +62,12 @@ def provenance(started: str) -> Provenance:
 
 @cache
 def git_commit() -> str | None:
-    """Return the commit of the checkout that this code runs from, with `+dirty` for changed code; None if installed."""
+    """Return the commit of the checkout that this code comes from, with `+dirty` for changed code; None if installed.
+
+    A launcher that sent its code to another machine says there which commit it was.
+    """
+    if COMMIT in os.environ:
+        return os.environ[COMMIT] or None
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -72,7 +80,9 @@ def git_commit() -> str | None:
 
 
 def command() -> str:
-    """Return the command line; paths outside the working directory are reduced to their last part."""
+    """Return the user's command line; paths outside the working directory are reduced to their last part."""
+    if COMMAND in os.environ:
+        return os.environ[COMMAND]
     return " ".join(["dtbench", *(_without_folder(word) for word in sys.argv[1:])])
 
 

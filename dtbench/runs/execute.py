@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dtbench.console import err, progress
-from dtbench.data.sources import is_ready, open_store
+from dtbench.console import err
 from dtbench.errors import ConfigError, ResultError, UnknownNameError
 from dtbench.results.expectations import Verdict, check
 from dtbench.results.files import read_or_set_aside, read_result
 from dtbench.results.schema import DONE, Result
 from dtbench.runs.folder import Busy
-from dtbench.runs.plan import LAUNCHERS, RunPlan, RunRequest, plan_runs
-from dtbench.runs.preflight import check_hardware, check_models
+from dtbench.runs.plan import RunPlan, RunRequest, plan_runs
+from dtbench.runs.preflight import check_hardware, check_models, fit_into_memory
+from dtbench.runs.prepare import prepare_data, prepare_models
 from dtbench.runs.sweep import noted
 from dtbench.runs.work import Work, check_stackable, divide, numbered
 from dtbench.suites.suites import Suite
@@ -81,24 +80,49 @@ def execute(request: RunRequest, plans: Sequence[RunPlan]) -> RunSummary:
     skipped = len(plans) - len(todo)
     if skipped:
         err.print(f"{skipped} of {len(plans)} runs are finished already and are skipped.")
-    check_hardware(todo)
+    if request.launcher == "local":
+        check_hardware(todo)
     if request.stack_seeds:
         check_stackable(todo)
     prepare_models(todo)
     prepare_data(todo)
     divided = divide(plans if todo else [], request.stack_seeds)
-    jobs = request.jobs or default_jobs(divided)
     works = numbered(_only(divided, todo))
-    jobs = check_models(works, jobs, asked_for=request.jobs is not None)
+    needed = check_models(works)
     with noted(request.output, todo):
-        if request.launcher == "local" and jobs == 1 and not any(_is_worth_a_process(plan) for plan in todo):
-            statuses = _one_by_one(works)
-        else:
-            statuses = importlib.import_module(LAUNCHERS[request.launcher]).run_all(works, jobs)
+        statuses = _launch(request, works, needed, request.jobs or default_jobs(divided))
     failed = sum(status != DONE for status in statuses)
     results = read_results(plans)
     verdicts = check(plans[0].suite, results) if plans and plans[0].suite.expected else []
     return RunSummary(results, len(todo) - failed, skipped, failed, verdicts)
+
+
+def _launch(request: RunRequest, works: Sequence[Work], needed: Sequence[int], jobs: int) -> list[str]:
+    """Do the runs where the request says, and return their statuses.
+
+    Args:
+        request: the user's.
+        works: the runs of each process.
+        needed: bytes of memory of each.
+        jobs: processes side by side on this machine.
+    """
+    if request.launcher == "ray":
+        from dtbench.runs.launchers import ray
+
+        options = ray.Options(
+            address=request.address,
+            jobs=request.jobs,
+            retries=request.retries,
+            fetch_checkpoints=request.fetch_checkpoints,
+            afresh=request.existing == "rerun",
+        )
+        return ray.run_all(works, needed, options)
+    jobs = fit_into_memory(works, needed, jobs, asked_for=request.jobs is not None)
+    if jobs == 1 and not any(_is_worth_a_process(plan) for work in works for plan in work.plans):
+        return _one_by_one(works)
+    from dtbench.runs.launchers import local
+
+    return local.run_all(works, jobs)
 
 
 def _only(divided: Sequence[Sequence[RunPlan]], todo: Sequence[RunPlan]) -> list[list[RunPlan]]:
@@ -191,24 +215,3 @@ def _forget(plan: RunPlan) -> None:
             plan.folder.clear()
     except Busy:
         err.print(f"{plan.label}: another command is working on it already", markup=False)
-
-
-def prepare_models(plans: Sequence[RunPlan]) -> None:
-    """Find, fetch or make what the models need, e.g. pretrained weights, before anything long begins."""
-    prepared: list[Any] = []
-    for plan in plans:
-        wanted = (plan.model, plan.config.model)
-        if wanted not in prepared:
-            prepared.append(wanted)
-            plan.model.load().prepare(plan.config.model)
-
-
-def prepare_data(plans: Sequence[RunPlan]) -> None:
-    """Build or find every dataset before the first run, so that a missing one is known at once."""
-    wanted = {(plan.source, plan.task.sources[plan.source], plan.config.data.steps) for plan in plans}
-    missing = [key for key in sorted(wanted) if not is_ready(*key)]
-    for number, (source, dataset, steps) in enumerate(missing, start=1):
-        how = f"building {source}/{dataset} ({steps:,} steps)" if source == "local" else f"importing {source}/{dataset}"
-        err.print(f"data {number}/{len(missing)}: {how}", markup=False)
-        with progress(dataset) as report:
-            open_store(source, dataset, steps, progress=report)

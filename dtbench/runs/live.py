@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.markup import escape
@@ -14,6 +15,25 @@ from dtbench.runs.folder import Progress as RunProgress
 from dtbench.runs.plan import RunPlan
 
 _LINE_EVERY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is seen of a running run.
+
+    Attributes:
+        is_trained: whether its training is over, so that it is being evaluated.
+        node: the machine of a cluster that it runs on; empty for this one.
+    """
+
+    progress: RunProgress
+    is_trained: bool
+    node: str = ""
+
+
+def look(plan: RunPlan) -> Seen:
+    """Look into the folder of a run."""
+    return Seen(plan.folder.read_progress(), plan.folder.final.is_file())
 
 
 class Display:
@@ -41,35 +61,38 @@ class Display:
     ) -> None:
         self._bars.stop()
 
-    def show(self, running: Sequence[RunPlan]) -> None:
+    def show(self, running: Sequence[tuple[RunPlan, Seen]]) -> None:
         """Bring the display up to date with the running plans."""
         if err.is_terminal:
             self._update_bars(running)
         elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
             self._last_line = time.monotonic()
-            for plan in running:
-                err.print(f"{self._numbers[plan.label]} {describe(plan)}", markup=False)
+            for plan, seen in running:
+                err.print(f"{self._numbers[plan.label]} {describe(plan, seen)}", markup=False)
 
-    def _update_bars(self, running: Sequence[RunPlan]) -> None:
-        for label in set(self._tasks) - {plan.label for plan in running}:
+    def _update_bars(self, running: Sequence[tuple[RunPlan, Seen]]) -> None:
+        for label in set(self._tasks) - {plan.label for plan, _ in running}:
             self._bars.remove_task(self._tasks.pop(label))
-        for plan in running:
+        for plan, seen in running:
             if plan.label not in self._tasks:
                 total = plan.config.training.steps
-                self._tasks[plan.label] = self._bars.add_task(escape(plan.label), total=total, loss="")
-            progress = plan.folder.read_progress()
-            self._bars.update(self._tasks[plan.label], completed=progress.step, loss=_loss(progress))
+                self._tasks[plan.label] = self._bars.add_task("", total=total, loss="")
+            progress, name = seen.progress, escape(plan.label + _on(seen))
+            self._bars.update(self._tasks[plan.label], description=name, completed=progress.step, loss=_loss(progress))
 
 
-def describe(plan: RunPlan) -> str:
+def describe(plan: RunPlan, seen: Seen) -> str:
     """Describe a running run in one line: step, loss and remaining time of its training."""
-    steps, progress = plan.config.training.steps, plan.folder.read_progress()
+    steps, progress, name = plan.config.training.steps, seen.progress, plan.label + _on(seen)
     if progress.step == 0:
-        doing = "evaluating" if plan.folder.final.is_file() else "starting"
-        return f"{plan.label}: {doing}"
+        return f"{name}: {'evaluating' if seen.is_trained else 'starting'}"
     left = duration((steps - progress.step) / progress.steps_per_s) if progress.steps_per_s else "unknown time"
     loss = _loss(progress)
-    return f"{plan.label}: step {progress.step:,} of {steps:,}{f', {loss}' if loss else ''}, {left} left to train"
+    return f"{name}: step {progress.step:,} of {steps:,}{f', {loss}' if loss else ''}, {left} left to train"
+
+
+def _on(seen: Seen) -> str:
+    return f" on {seen.node}" if seen.node else ""
 
 
 def duration(seconds: float) -> str:

@@ -37,6 +37,9 @@ class RunRequest:
         existing: what to do with a finished run: `skip`, `rerun` or `fail`.
         jobs: runs side by side, each in a process of its own; None chooses by the hardware.
         launcher: `local` for this machine, `ray` for a Ray cluster.
+        address: the cluster's; None takes `RAY_ADDRESS`, or starts a cluster of this machine alone.
+        retries: how often a run goes on elsewhere on the cluster after its process or its node has died.
+        fetch_checkpoints: whether checkpoints come back from nodes that do not see the output folder.
         stack_seeds: whether the seeds of a small model are trained as one (`runs/stack.py`).
     """
 
@@ -52,6 +55,9 @@ class RunRequest:
     existing: str = "skip"
     jobs: int | None = None
     launcher: str = "local"
+    address: str | None = None
+    retries: int = 2
+    fetch_checkpoints: bool = False
     stack_seeds: bool = False
 
     def __post_init__(self) -> None:
@@ -61,6 +67,11 @@ class RunRequest:
             )
         if self.launcher not in LAUNCHERS:
             raise UnknownNameError("launcher", self.launcher, LAUNCHERS)
+        if self.launcher != "ray" and (self.address is not None or self.fetch_checkpoints):
+            option = "--address" if self.address is not None else "--fetch-checkpoints"
+            raise ConfigError(f"{option} is for runs on a Ray cluster; add --launcher ray.")
+        if self.retries < 0:
+            raise ConfigError(f"--retries must be at least 0, not {self.retries}.")
         if self.jobs is not None and self.jobs < 1:
             raise ConfigError(f"--jobs must be at least 1, not {self.jobs}.")
         if not self.seeds:
@@ -72,8 +83,8 @@ class RunRequest:
             raise ConfigError(f"--output {self.output} is a file; results need a folder.")
 
 
-#: The launchers by name, and the modules that have their `run_all`.
-LAUNCHERS = {"local": "dtbench.runs.launchers.local", "ray": "dtbench.runs.launchers.ray"}
+#: The modules of `dtbench.runs.launchers` that do runs.
+LAUNCHERS = ("local", "ray")
 #: Seeds are below this: NumPy's and gymnasium's generators take 32 bits.
 MOST_SEED = 2**32
 

@@ -77,47 +77,69 @@ def _check_compile(hardware: HardwareConfig) -> None:
         )
 
 
-def check_models(works: Sequence[Work], jobs: int, asked_for: bool) -> int:
-    """Build each distinct model without memory (on the meta device), and see that the runs fit into this machine's.
+def check_models(works: Sequence[Work]) -> list[int]:
+    """Build each distinct model without memory (on the meta device) and its environment.
+
+    Returns:
+        The bytes of memory that a training step of each work needs.
+
+    Raises:
+        ConfigError: a model that cannot be built for its task, or an environment that does not fit the data.
+    """
+    known: dict[tuple[str, str, str, int], int] = {}
+    needed = []
+    for work in works:
+        plan = work.plans[0]
+        key = (plan.model.name, plan.task.id, plan.config.hash(), len(work.plans))
+        if key not in known:
+            known[key] = len(work.plans) * _check_model(plan)
+        needed.append(known[key])
+    return needed
+
+
+def _check_model(plan: RunPlan) -> int:
+    from dtbench.runs.job import spaces_of
+
+    store = open_store(plan.source, plan.task.sources[plan.source], plan.config.data.steps)
+    spaces = spaces_of(plan.task, store)
+    _check_environment(plan, spaces, store)
+    _check_choice_of_actions(plan, spaces)
+    try:
+        module = build_on_meta(plan.model.load(), plan.config, spaces)
+    except DtbenchError:
+        raise
+    except Exception as error:  # whatever a model from outside raises
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{plan.model.name} cannot be built for {plan.task.id}: {type(error).__name__}: {reason}"
+        ) from error
+    return estimate_memory(module, plan.config, spaces)
+
+
+def fit_into_memory(works: Sequence[Work], needed: Sequence[int], jobs: int, asked_for: bool) -> int:
+    """See that the runs fit into this machine's memory.
+
+    Args:
+        works: the runs of each process.
+        needed: bytes of each (`check_models`).
+        jobs: processes side by side.
+        asked_for: whether the user chose `jobs`.
 
     Returns:
         How many processes may go side by side: `jobs`, or fewer where their memory would not suffice.
 
     Raises:
-        ConfigError: a model that cannot be built for its task, or one run (or `jobs` of them, where they were asked
-            for) needs more memory than there is.
+        ConfigError: one run, or `jobs` of them where they were asked for, needs more memory than there is.
     """
-    from dtbench.runs.job import spaces_of
-
-    worst, smallest = 0, None
-    seen: set[tuple[str, str, str, int]] = set()
-    for work in works:
+    worst, smallest = max(needed, default=0), None
+    for work, amount in zip(works, needed, strict=True):
         plan, together = work.plans[0], len(work.plans)
-        key = (plan.model.name, plan.task.id, plan.config.hash(), together)
-        if key in seen:
-            continue
-        seen.add(key)
-        store = open_store(plan.source, plan.task.sources[plan.source], plan.config.data.steps)
-        spaces = spaces_of(plan.task, store)
-        _check_environment(plan, spaces, store)
-        _check_choice_of_actions(plan, spaces)
-        try:
-            module = build_on_meta(plan.model.load(), plan.config, spaces)
-        except DtbenchError:
-            raise
-        except Exception as error:  # whatever a model from outside raises
-            reason = " ".join(str(error).split())
-            raise ConfigError(
-                f"{plan.model.name} cannot be built for {plan.task.id}: {type(error).__name__}: {reason}"
-            ) from error
-        needed = together * estimate_memory(module, plan.config, spaces)
-        worst = max(worst, needed)
         total = training_memory(plan.config.hardware)
         smallest = total if smallest is None or total is None else min(smallest, total)
-        if total is not None and needed > _USABLE * total:
+        if total is not None and amount > _USABLE * total:
             stacked = f" with {together} seeds stacked" if together > 1 else ""
             raise ConfigError(
-                f"{plan.model.name} on {plan.task.id}{stacked} needs about {gigabytes(needed)} of memory for a "
+                f"{plan.model.name} on {plan.task.id}{stacked} needs about {gigabytes(amount)} of memory for a "
                 f"training step and there are {gigabytes(total)}; lower training.batch_size "
                 f"({plan.config.training.batch_size}), training.context_length "
                 f"({plan.config.training.context_length}) or the model's size."

@@ -36,12 +36,15 @@ class OpenedRun:
 
 
 def evaluate_again(
-    folder: str | Path, *, targets: Sequence[float] = (), episodes: int | None = None, seed: int = 0
+    folder: str | Path, *, targets: Sequence[float] = (), episodes: int | None = None, seed: int | None = None
 ) -> list[dict[str, Any]]:
     """Evaluate a finished run's weights again, at other targets or with more episodes.
 
     Args:
         folder: the run's folder, `…/<task>/seed-<n>`.
+        targets: returns to ask for; empty takes the score target.
+        episodes: per target; None takes as many as in the run.
+        seed: of the environments; None takes the run's, which repeats the episodes of its result.
 
     Returns:
         One dict per target: target, returns, lengths, normalized, and mean and standard deviation of both.
@@ -57,7 +60,8 @@ def evaluate_again(
     rows = []
     for target in targets or [run.record.task.score_target]:
         count = episodes or run.config.evaluation.episodes
-        done = evaluate(run.module, run.protocol, target, count, seed, precision=run.config.hardware.precision)
+        start = run.record.seed if seed is None else seed
+        done = evaluate(run.module, run.protocol, target, count, start, precision=run.config.hardware.precision)
         normalized = run.record.task.reference.normalize(done.returns).tolist()
         rows.append(
             {

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from dtbench import atomic
 from dtbench.console import err
-from dtbench.results.provenance import now
-from dtbench.results.schema import DONE, FAILED, INTERRUPTED, ErrorRecord
-from dtbench.runs.folder import naming_the_folder
-from dtbench.runs.launchers.worker import BUSY, LAUNCHER_PID
-from dtbench.runs.live import Display
-from dtbench.runs.plan import RunPlan
-from dtbench.runs.record import describe_outcome, has_finished, identify_result, record_without_scores
+from dtbench.results.schema import DONE, FAILED
+from dtbench.runs.launchers.process import POLL_S, Worker, stop
+from dtbench.runs.live import Display, look
+from dtbench.runs.record import describe_outcome, has_finished, record_without_scores
 from dtbench.runs.work import Work
-from dtbench.signals import describe_exit, kill_group, raise_if_stopped, times_stopped
-
-_POLL_S = 0.2
-#: Seconds that a worker has to record its run as interrupted.
-_GRACE_S = 30.0
-
-
-@dataclass
-class _Worker:
-    """A running worker process.
-
-    Attributes:
-        before: what identifies the result file of each run that lay there before, to tell whether the worker wrote one.
-    """
-
-    work: Work
-    process: subprocess.Popen[bytes]
-    started: str
-    before: list[tuple[int, int] | None]
+from dtbench.signals import raise_if_stopped
 
 
 def run_all(works: Sequence[Work], jobs: int) -> list[str]:
@@ -55,16 +29,16 @@ def run_all(works: Sequence[Work], jobs: int) -> list[str]:
         ResultError: a file cannot be written, e.g. because the disk is full; the workers are stopped first.
     """
     waiting, elsewhere = deque(range(len(works))), deque[int]()
-    running: dict[int, _Worker] = {}
+    running: dict[int, Worker] = {}
     statuses = [[FAILED] * len(work.plans) for work in works]
     jobs = max(1, jobs)
     with Display([plan for work in works for plan in work.plans]) as display:
         try:
             while waiting or elsewhere or running:
                 raise_if_stopped()
-                for index in [index for index, worker in running.items() if worker.process.poll() is not None]:
+                for index in [index for index, worker in running.items() if worker.has_ended()]:
                     worker = running.pop(index)
-                    if worker.process.returncode == BUSY:
+                    if worker.found_busy:
                         elsewhere.append(index)
                     else:
                         statuses[index] = _finish(worker)
@@ -87,10 +61,10 @@ def run_all(works: Sequence[Work], jobs: int) -> list[str]:
                             err.print(f"{works[index].label}: finished by another command", markup=False)
                         else:
                             running[index] = _start(works[index], jobs)
-                display.show([plan for worker in running.values() for plan in worker.work.plans])
-                time.sleep(_POLL_S)
+                display.show([(plan, look(plan)) for worker in running.values() for plan in worker.work.plans])
+                time.sleep(POLL_S)
         except BaseException:
-            _stop(list(running.values()))
+            stop(list(running.values()))
             raise
     return [status for of_work in statuses for status in of_work]
 
@@ -104,66 +78,20 @@ def _where(work: Work) -> str:
     return ""
 
 
-def _start(work: Work, jobs: int) -> _Worker:
-    folder = work.folder
-    folder.create()
-    started, before = now(), [identify_result(plan) for plan in work.plans]
-    with naming_the_folder(folder.path):
-        atomic.write_text(folder.plan, json.dumps(work.to_dict(), indent=2) + "\n")
-        log = folder.log.open("ab")
-    threads = max(1, (os.cpu_count() or 1) // (jobs * work.plans[0].config.hardware.devices))
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUTF8": "1"}
-    environment |= {LAUNCHER_PID: str(os.getpid())}
-    with log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dtbench.runs.launchers.worker", str(folder.plan)],
-            env=environment,
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C reaches us, and we tell the workers
-        )
-    return _Worker(work, process, started, before)
+def _start(work: Work, jobs: int) -> Worker:
+    threads = (os.cpu_count() or 1) // (jobs * work.plans[0].config.hardware.devices)
+    return Worker.start(work, max(1, threads))
 
 
-def _finish(worker: _Worker) -> list[str]:
+def _finish(worker: Worker) -> list[str]:
     """Return the statuses of an ended worker's runs; record the failure of those that it left without a result."""
-    kill_group(worker.process.pid)  # other ranks of its own may be left
-    runs = zip(worker.work.plans, worker.work.numbers, worker.before, strict=True)
-    return [_finish_run(worker, *run) for run in runs]
-
-
-def _finish_run(worker: _Worker, plan: RunPlan, number: str, before: tuple[int, int] | None) -> str:
-    if identify_result(plan) != before or has_finished(plan):
-        err.print(describe_outcome(plan, number), markup=False)
-        return DONE if has_finished(plan) else FAILED
-    code = worker.process.returncode
-    words, signal_name = describe_exit(code)
-    error = ErrorRecord(
-        type="WorkerEnded",
-        message=f"The worker process {words} without a result.",
-        traceback="",
-        exit_code=None if signal_name else code,
-        signal=signal_name,
-        log_tail=worker.work.folder.log_tail(),
-    )
-    record_without_scores(plan, FAILED, worker.started, error)
-    err.print(f"{number} {plan.label}: failed: {error.message} Its log: {worker.work.folder.log}", markup=False)
-    return FAILED
-
-
-def _stop(workers: list[_Worker]) -> None:
-    """Ask all workers to stop, wait until they have, and record what they could not; a second signal hurries."""
-    for worker in workers:
-        worker.process.terminate()
-    deadline = time.monotonic() + _GRACE_S
-    while any(worker.process.poll() is None for worker in workers):
-        if time.monotonic() > deadline or times_stopped() > 1:
-            break
-        time.sleep(_POLL_S / 2)
-    for worker in workers:
-        kill_group(worker.process.pid)
-        worker.process.wait()
-        for plan, before in zip(worker.work.plans, worker.before, strict=True):
-            if identify_result(plan) == before and not has_finished(plan):
-                record_without_scores(plan, INTERRUPTED, worker.started)
+    statuses, left, work = list[str](), worker.left_without_result(), worker.work
+    for plan, number in zip(work.plans, work.numbers, strict=True):
+        if plan in left:
+            error = worker.failure()
+            record_without_scores(plan, FAILED, worker.started, error)
+            err.print(f"{number} {plan.label}: failed: {error.message} Its log: {work.folder.log}", markup=False)
+        else:
+            err.print(describe_outcome(plan, number), markup=False)
+        statuses.append(DONE if plan not in left and has_finished(plan) else FAILED)
+    return statuses

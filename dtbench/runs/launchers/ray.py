@@ -1,75 +1,458 @@
-"""Runs as tasks of a Ray cluster (extra `ray`).
+"""Runs as tasks of a Ray cluster (extra `ray`); what a node does with them is in `node.py`.
 
-The cluster is the one `RAY_ADDRESS` names, or one of this machine. The output folder and `DTBENCH_HOME` must lie on a
-file system that all nodes share: the data are built before the first run starts, and each run writes its own result.
+Every process of runs is a task that asks for CPUs, GPUs and memory. A task whose process or node dies is given to the
+cluster again, and goes on from the last checkpoint where that can be had: the output folder is on storage that nodes
+share, or checkpoints are fetched, or the node is the same. Nothing else needs to be shared: this package travels to the
+nodes as Ray's runtime environment, and datasets are built on each node under a lock.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dtbench.console import err
-from dtbench.errors import ConfigError
-from dtbench.results.provenance import now
-from dtbench.results.schema import DONE, FAILED, ErrorRecord
-from dtbench.runs.launchers import local
-from dtbench.runs.record import describe_outcome, identify_result, record_without_scores
+from dtbench.errors import ClusterError, ConfigError
+from dtbench.results.provenance import COMMAND, COMMIT, command, git_commit, now
+from dtbench.results.schema import DONE, FAILED, INTERRUPTED, ErrorRecord
+from dtbench.runs.folder import naming_the_folder
+from dtbench.runs.launchers import node
+from dtbench.runs.live import Display, Seen
+from dtbench.runs.record import describe_outcome, has_finished, identify_result, record_without_scores
 from dtbench.runs.work import Work
+from dtbench.signals import raise_if_stopped
+
+#: Seconds between two looks at the cluster.
+_POLL_S = 0.5
+#: Seconds after which runs are tried again that another command was working on.
+_BUSY_S = 5.0
+#: Seconds that tasks have to stop, that no node may fit what is left, and that the head may be out of reach.
+_GRACE_S, _FIT_S, _HEAD_S = 30.0, 60.0, 5.0
+#: Seconds between two looks at the nodes.
+_LOOK_S = 10.0
+#: Bytes of a run's two processes before any model: the task's own, and the one that trains.
+_BASE_MEMORY = 1_200_000_000
 
 
-def run_all(works: Sequence[Work], jobs: int) -> list[str]:
-    """Do the runs, at most `jobs` per node's share of CPUs, and return the statuses of all runs in order.
+@dataclass(frozen=True)
+class Options:
+    """How the cluster is used.
 
-    Each process asks for its devices as GPUs where the cluster has any, and for an equal share of a node's CPUs. A task
-    that dies without leaving a result is recorded as failed.
+    Attributes:
+        address: of the cluster; None takes `RAY_ADDRESS`, or starts one on this machine for the time of the runs.
+        jobs: processes side by side per node; None gives each a CPU per device.
+        retries: how often a run goes on after its process or node died.
+        fetch_checkpoints: whether checkpoints come back from nodes that do not see the output folder.
+        afresh: whether nodes forget what they have of these runs.
+    """
+
+    address: str | None = None
+    jobs: int | None = None
+    retries: int = 2
+    fetch_checkpoints: bool = False
+    afresh: bool = False
+
+
+def run_all(works: Sequence[Work], needed: Sequence[int], options: Options) -> list[str]:
+    """Do the runs on the cluster, and return the statuses of all runs in order.
+
+    Args:
+        works: the runs of each process.
+        needed: bytes of memory of a training step of each.
+        options: how.
 
     Raises:
-        ConfigError: Ray is not installed or cannot be reached.
+        ConfigError: Ray is not installed.
+        ClusterError: the cluster cannot be reached or is lost, or no node has what a run needs.
+        Stopped, KeyboardInterrupt: after the runs were called off and recorded as interrupted.
     """
+    with _connected(options.address) as ray:
+        return _Driver(ray, works, needed, options).run()
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[Any]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _use_token()
     try:
         import ray
     except ImportError as error:
         raise ConfigError("The launcher ray needs Ray: pip install 'dtbench[ray]'.") from error
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    _check_that_it_answers(address)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level="error")
-    except ConnectionError as error:
-        raise ConfigError(f"The Ray cluster of RAY_ADDRESS cannot be reached: {error}.") from error
+        ray.init(
+            address=address,
+            runtime_env=_runtime_environment() if address else None,
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ClusterError(
+            f"The Ray cluster {address or 'of this machine'} cannot be used ({reason}); is it started, and does it "
+            "have this version of Ray and of Python?"
+        ) from error
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():  # Ray has put its own in their place
+            signal.signal(number, handler)
     try:
-        node = ray.nodes()[0]["Resources"]
-        cpus = max(1, int(node.get("CPU", 1)) // max(1, jobs))
-        has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-        tasks = {}
-        for index, work in enumerate(works):
-            gpus = work.plans[0].config.hardware.devices if has_gpu else 0
-            remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_run)
-            tasks[remote.remote(work.to_dict())] = index
-        return _collect(ray, tasks, works)
+        yield ray
     finally:
         ray.shutdown()
 
 
-def _run(content: dict[str, Any]) -> list[str]:
-    """Do the runs of one process on a node."""
-    return local.run_all([Work.from_dict(content)], 1)
+def _check_that_it_answers(address: str | None) -> None:
+    """Ask the port of an address HOST:PORT once: Ray itself would try for minutes.
+
+    Raises:
+        ClusterError: nobody listens there.
+    """
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if host and port.isdigit() and not _answers((host, int(port))):
+        raise ClusterError(f"No Ray cluster answers at {address}; start it (ray start --head), or name another one.")
 
 
-def _collect(ray: Any, tasks: dict[Any, int], works: Sequence[Work]) -> list[str]:
-    statuses = [[FAILED] * len(work.plans) for work in works]
-    started, before = now(), [[identify_result(plan) for plan in work.plans] for work in works]
-    waiting = list(tasks)
-    while waiting:
-        (done,), waiting = ray.wait(waiting, num_returns=1)
-        index = tasks[done]
-        work, failure = works[index], None
+def _use_token() -> None:
+    """Show a cluster the token that `ray start` made; Ray itself does so only if `RAY_AUTH_MODE` is set."""
+    has_token = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if has_token or Path("~/.ray/auth_token").expanduser().is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _runtime_environment() -> dict[str, Any]:
+    """Return what makes the nodes run this very code: the installed package, or the parts of a checkout that count.
+
+    What dtbench depends on must be installed there.
+    """
+    package = Path(__file__).resolve().parents[2]
+    variables = {COMMAND: command(), COMMIT: git_commit() or ""}
+    if (package / "_resources").is_dir():
+        return {"py_modules": [str(package)], "env_vars": variables}
+    root, needed = package.parent, {"dtbench", "benchmarks", "baselines"}
+    others = sorted(f"/{entry.name}" for entry in root.iterdir() if entry.name not in needed)
+    return {"working_dir": str(root), "excludes": [*others, "__pycache__"], "env_vars": variables}
+
+
+def mark_in(folder: Path) -> Path:
+    """Return a new file in the folder, by which nodes recognise that they share it."""
+    mark = folder.resolve() / f".ray-{uuid.uuid4().hex}"
+    mark.touch()
+    return mark
+
+
+class _Board:
+    """An actor beside the driver: nodes report there, and the driver reads it."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, list[Seen]] = {}
+        self._files: dict[int, dict[str, bytes]] = {}
+
+    def report(self, index: int, seen: list[Seen], files: dict[str, bytes]) -> None:
+        self._seen[index] = seen
+        self._files.setdefault(index, {}).update(files)
+
+    def read(self) -> tuple[dict[int, list[Seen]], dict[int, dict[str, bytes]]]:
+        """Return what was reported since the last call, and the checkpoints that came with it."""
+        seen, self._seen = self._seen, {}
+        files, self._files = self._files, {}
+        return seen, files
+
+
+@dataclass
+class _Task:
+    """A work on the cluster.
+
+    Attributes:
+        before: what identifies the result file of each of its runs that lay there before.
+        attempts: how often it was given to the cluster and died.
+        seen: what was reported last; empty if it has not begun.
+        not_before: when it may be given to the cluster again, on the monotonic clock.
+    """
+
+    work: Work
+    resources: dict[str, float]
+    started: str
+    before: list[tuple[int, int] | None]
+    attempts: int = 0
+    seen: list[Seen] = field(default_factory=list)
+    not_before: float = 0.0
+
+
+class _Driver:
+    """Gives works to the cluster, brings home what they leave, and gives out again what dies."""
+
+    def __init__(self, ray: Any, works: Sequence[Work], needed: Sequence[int], options: Options) -> None:
+        self._ray, self._works, self._options = ray, works, options
+        self._tasks = [
+            _Task(work, self._resources(work, memory), now(), [identify_result(plan) for plan in work.plans])
+            for work, memory in zip(works, needed, strict=True)
+        ]
+        self._statuses = [[FAILED] * len(work.plans) for work in works]
+        self._waiting = list(range(len(works)))
+        self._running: dict[Any, int] = {}
+        self._fits_since = self._head_since = self._looked = time.monotonic()
+        self._head = _address_of_head(ray)
+
+    def run(self) -> list[str]:
+        if not self._works:
+            return []
+        for task in self._tasks:
+            self._check_that_a_node_fits(task)
+        self._start_board()
+        output = self._works[0].plans[0].output
+        with naming_the_folder(output):
+            output.mkdir(parents=True, exist_ok=True)
+            mark = mark_in(output)
         try:
-            statuses[index] = ray.get(done)
-        except ray.exceptions.RayError as error:
-            failure = ErrorRecord.from_exception(error)
-        for plan, number, status, old in zip(work.plans, work.numbers, statuses[index], before[index], strict=True):
-            if failure is not None and identify_result(plan) == old:
-                record_without_scores(plan, FAILED, started, failure)
-            if status != DONE or identify_result(plan) != old:
-                err.print(describe_outcome(plan, number), markup=False)
-    return [status for of_work in statuses for status in of_work]
+            with Display([plan for work in self._works for plan in work.plans]) as display:
+                while self._waiting or self._running:
+                    raise_if_stopped()
+                    if not self._head_answers():  # Ray's own calls would now wait for it, and end this process
+                        time.sleep(_POLL_S)
+                        continue
+                    self._check_that_something_fits()
+                    self._submit(mark)
+                    self._collect()
+                    self._read_board()
+                    display.show([pair for index in self._running.values() for pair in self._pairs(index)])
+        except ClusterError:
+            raise
+        except BaseException:
+            self._call_off()
+            raise_if_stopped()  # a signal within Ray's own code surfaces as a SystemError
+            raise
+        finally:
+            mark.unlink(missing_ok=True)
+        return [status for of_work in self._statuses for status in of_work]
+
+    def _pairs(self, index: int) -> list[tuple[Any, Seen]]:
+        task = self._tasks[index]
+        return list(zip(task.work.plans, task.seen, strict=True)) if task.seen else []
+
+    # --- what the cluster has
+
+    def _resources(self, work: Work, memory: int) -> dict[str, float]:
+        hardware = work.plans[0].config.hardware
+        nodes = self._nodes()
+        gpus = 0
+        if hardware.accelerator in ("auto", "gpu", "cuda") and any(resources.get("GPU", 0) for resources in nodes):
+            gpus = hardware.devices
+        if hardware.num_nodes > 1:
+            raise ConfigError("--launcher ray gives a run one node; leave hardware.num_nodes at 1.")
+        cpus = hardware.devices
+        if self._options.jobs is not None:
+            smallest = min((resources["CPU"] for resources in nodes if resources.get("CPU")), default=1)
+            cpus = max(hardware.devices, int(smallest) // self._options.jobs)
+        # On a GPU the step's memory is the GPU's.
+        return {"CPU": cpus, "GPU": gpus, "memory": _BASE_MEMORY + (0 if gpus else memory)}
+
+    def _nodes(self) -> list[dict[str, float]]:
+        return [entry["Resources"] for entry in self._ray.nodes() if entry["Alive"]]
+
+    def _fits(self, task: _Task) -> bool:
+        return any(all(has.get(k, 0) >= v for k, v in task.resources.items()) for has in self._nodes())
+
+    def _check_that_a_node_fits(self, task: _Task) -> None:
+        if not self._fits(task):
+            wanted = task.resources
+            raise ClusterError(
+                f"{task.work.label} needs a node with {wanted['CPU']:g} CPUs, {wanted['GPU']:g} GPUs and "
+                f"{wanted['memory'] / 1e9:.1f} GB of memory, and no node of the cluster has them."
+            )
+
+    def _head_answers(self) -> bool:
+        """Say whether the cluster's head can be reached.
+
+        Raises:
+            ClusterError: it could not for a while.
+        """
+        moment = time.monotonic()
+        if self._head is None or _answers(self._head):
+            self._head_since = moment
+            return True
+        if moment - self._head_since > _HEAD_S:
+            raise ClusterError(
+                "the head of the Ray cluster is gone; what is finished is kept. Start the cluster again, and the same "
+                "command continues where this one stopped."
+            )
+        return False
+
+    def _check_that_something_fits(self) -> None:
+        """See now and then that a node can do something of what is left.
+
+        Raises:
+            ClusterError: none could for a while.
+        """
+        moment = time.monotonic()
+        if moment - self._looked < _LOOK_S:
+            return
+        self._looked = moment
+        left = [*self._waiting, *self._running.values()]
+        if any(self._fits(self._tasks[index]) for index in left):
+            self._fits_since = moment
+        elif left and moment - self._fits_since > _FIT_S:
+            self._check_that_a_node_fits(self._tasks[left[0]])
+
+    # --- giving out
+
+    def _start_board(self) -> None:
+        beside = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            self._ray.get_runtime_context().get_node_id(), soft=False
+        )
+        self._board = self._ray.remote(_Board).options(num_cpus=0, scheduling_strategy=beside).remote()
+
+    def _submit(self, mark: Path) -> None:
+        moment = time.monotonic()
+        for index in [index for index in self._waiting if self._tasks[index].not_before <= moment]:
+            self._waiting.remove(index)
+            task = self._tasks[index]
+            if task.not_before and all(has_finished(plan) for plan in task.work.plans):
+                self._statuses[index] = [DONE] * len(task.work.plans)
+                err.print(f"{task.work.label}: finished by another command", markup=False)
+                continue
+            remote = self._ray.remote(_do).options(
+                num_cpus=task.resources["CPU"],
+                num_gpus=task.resources["GPU"],
+                memory=task.resources["memory"],
+                max_retries=0,
+                scheduling_strategy="SPREAD",
+            )
+            task.seen = []
+            self._running[remote.remote(self._order(index, mark), self._board)] = index
+
+    def _order(self, index: int, mark: Path) -> node.Order:
+        task = self._tasks[index]
+        files: dict[str, bytes] = {}
+        if self._options.fetch_checkpoints:
+            files = {k: v for plan in task.work.plans for k, v in node.checkpoints_of(plan).items()}
+        return node.Order(
+            index=index,
+            work=task.work.to_dict(),
+            sender=socket.gethostname(),
+            mark=mark,
+            files=files,
+            modules=_model_files(task.work),
+            threads=int(task.resources["CPU"]) // task.work.plans[0].config.hardware.devices,
+            afresh=self._options.afresh and task.attempts == 0,
+            with_checkpoints=self._options.fetch_checkpoints,
+        )
+
+    # --- bringing home
+
+    def _collect(self) -> None:
+        done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_POLL_S) if self._running else ([], [])
+        if not self._running:
+            time.sleep(_POLL_S)
+        for reference in done:
+            index = self._running.pop(reference)
+            try:
+                answer = self._ray.get(reference)
+            except self._ray.exceptions.RayTaskError as error:  # raised there: data that cannot be had, for instance
+                self._fail(index, ErrorRecord.from_exception(error.cause or error))
+            except self._ray.exceptions.RayError as error:
+                self._try_again(index, ErrorRecord.from_exception(error))
+            else:
+                self._take(index, answer)
+
+    def _take(self, index: int, answer: node.Answer) -> None:
+        task = self._tasks[index]
+        output = task.work.plans[0].output
+        with naming_the_folder(output):
+            node.write_files(answer.files or {}, output)
+            for plan in task.work.plans if answer.files else ():
+                if plan.folder.training.exists():
+                    plan.folder.latest.unlink(missing_ok=True)  # fetched while it was trained
+        if answer.is_busy:
+            task.not_before = time.monotonic() + _BUSY_S
+            self._waiting.append(index)
+        elif answer.failure is not None:
+            self._try_again(index, answer.failure)
+        else:
+            self._end(index)
+
+    def _try_again(self, index: int, failure: ErrorRecord) -> None:
+        task = self._tasks[index]
+        task.attempts += 1
+        if task.attempts > self._options.retries:
+            self._fail(index, failure)
+            return
+        where = f" on {task.seen[0].node}" if task.seen else ""
+        reason = failure.message.strip().splitlines()[0] if failure.message.strip() else failure.type
+        err.print(
+            f"{task.work.label}: died{where} ({reason}); it goes on elsewhere "
+            f"(retry {task.attempts} of {self._options.retries})",
+            markup=False,
+        )
+        self._waiting.append(index)
+
+    def _fail(self, index: int, failure: ErrorRecord) -> None:
+        task = self._tasks[index]
+        for plan, before in zip(task.work.plans, task.before, strict=True):
+            if identify_result(plan) == before and not has_finished(plan):
+                record_without_scores(plan, FAILED, task.started, failure)
+        self._end(index)
+
+    def _end(self, index: int) -> None:
+        work = self._tasks[index].work
+        for plan, number in zip(work.plans, work.numbers, strict=True):
+            err.print(describe_outcome(plan, number), markup=False)
+        self._statuses[index] = [DONE if has_finished(plan) else FAILED for plan in work.plans]
+
+    def _read_board(self) -> None:
+        with suppress(self._ray.exceptions.RayError):  # what it shows is news, not a result
+            seen, files = self._ray.get(self._board.read.remote(), timeout=_HEAD_S)
+            for index, state in seen.items():
+                self._tasks[index].seen = state
+            output = self._works[0].plans[0].output
+            with naming_the_folder(output):
+                for index in set(files) & set(self._running.values()):
+                    node.write_files(files[index], output)
+
+    def _call_off(self) -> None:
+        """Ask all tasks to stop, wait for them a while, and record what had begun as interrupted."""
+        for reference in self._running:
+            self._ray.cancel(reference)
+        if self._running:
+            self._ray.wait(list(self._running), num_returns=len(self._running), timeout=_GRACE_S)
+        for index in self._running.values():
+            task = self._tasks[index]
+            for plan, before in zip(task.work.plans, task.before, strict=True):
+                if task.seen and identify_result(plan) == before and not has_finished(plan):
+                    record_without_scores(plan, INTERRUPTED, task.started)
+
+
+def _do(order: node.Order, board: Any) -> node.Answer:
+    return node.do(order, lambda *report: board.report.remote(*report))
+
+
+def _model_files(work: Work) -> dict[str, str]:
+    """Return the text of the files that models from outside are in, by path."""
+    files = {plan.model.address.rpartition(":")[0] for plan in work.plans}
+    return {file: Path(file).read_text(encoding="utf-8") for file in files if file.endswith(".py")}
+
+
+def _address_of_head(ray: Any) -> tuple[str, int] | None:
+    """Return where the head listens, None through Ray's client, which has a connection of its own."""
+    host, _, port = str(ray.get_runtime_context().gcs_address or "").rpartition(":")
+    return (host, int(port)) if host and port.isdigit() else None
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, timeout=1.0).close()
+    except OSError:
+        return False
+    return True
