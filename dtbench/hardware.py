@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,19 @@ def on_gpu(hardware: HardwareConfig) -> bool:
     import torch
 
     return hardware.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def is_first_rank(hardware: HardwareConfig) -> bool:
+    """Say whether this process is the first of those that train one run: it alone writes records and talks.
+
+    The ranks are numbered by Lightning (`NODE_RANK`, `LOCAL_RANK`), by torchrun (`RANK`), or by Slurm.
+    """
+    if hardware.devices * hardware.num_nodes == 1:
+        return True
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name]) == 0
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("NODE_RANK", "LOCAL_RANK"))
 
 
 def fast_precision(*, gpu: bool) -> str:

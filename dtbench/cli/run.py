@@ -52,6 +52,10 @@ def run(
     ] = False,
     accelerator: Annotated[str | None, typer.Option(help="Lightning's accelerator: auto, cpu, gpu.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices per run; more than one means DDP.")] = None,
+    num_nodes: Annotated[
+        int | None, typer.Option(min=1, help="Nodes of one run, e.g. under torchrun or srun, which start this on each.")
+    ] = None,
+    strategy: Annotated[str | None, typer.Option(help="Lightning's strategy, e.g. ddp. Default: auto.")] = None,
     precision: Annotated[str | None, typer.Option(help="Lightning's precision, e.g. 32-true or bf16-mixed.")] = None,
     compile_: Annotated[
         str | None, typer.Option("--compile", help="torch.compile of training: off, default, graphs (CUDA graphs).")
@@ -81,6 +85,7 @@ def run(
     says which models it is for, so that --model may be left out; its expectations are checked at the end.
     """
     from dtbench.console import err, resumable
+    from dtbench.hardware import is_first_rank
     from dtbench.runs.execute import execute
     from dtbench.runs.plan import RunRequest, default_preset, plan_runs
 
@@ -88,7 +93,8 @@ def run(
         raise ConfigError("--shell prints command lines instead of doing the runs: use it with --dry-run.")
     chosen, reason = default_preset() if preset is None else (preset, "asked for")
     err.print(f"dtbench {__version__}: preset {chosen} ({reason})", markup=False)
-    hardware = {"accelerator": accelerator, "devices": devices, "precision": precision, "compile": compile_}
+    hardware = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes, "strategy": strategy}
+    hardware |= {"precision": precision, "compile": compile_}
     flags = [f"hardware.{key}={value}" for key, value in hardware.items() if value is not None]
     if logger is not None:
         flags.append(f"hardware.loggers=[{','.join(split([logger]))}]")
@@ -123,6 +129,8 @@ def run(
     err.print(f"dtbench {__version__}: data from {', '.join(sorted({p.source for p in plans}))}", markup=False)
     with resumable():
         summary = execute(request, plans)
+    if not all(is_first_rank(plan.config.hardware) for plan in plans):
+        return  # another process of the same run reports
     _finish(request, summary, json_)
     _print_verdicts(summary.verdicts)
     if not summary.ok:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dtbench.config import HardwareConfig
 from dtbench.console import err
 from dtbench.errors import ConfigError, ResultError, UnknownNameError
+from dtbench.hardware import is_first_rank
 from dtbench.results.expectations import Verdict, check
 from dtbench.results.files import read_or_set_aside, read_result
 from dtbench.results.schema import DONE, Result
@@ -80,6 +82,7 @@ def execute(request: RunRequest, plans: Sequence[RunPlan]) -> RunSummary:
     skipped = len(plans) - len(todo)
     if skipped:
         err.print(f"{skipped} of {len(plans)} runs are finished already and are skipped.")
+    _check_that_it_is_alone(todo)
     if request.launcher == "local":
         check_hardware(todo)
     if request.stack_seeds:
@@ -118,7 +121,9 @@ def _launch(request: RunRequest, works: Sequence[Work], needed: Sequence[int], j
         )
         return ray.run_all(works, needed, options)
     jobs = fit_into_memory(works, needed, jobs, asked_for=request.jobs is not None)
-    if jobs == 1 and not any(_is_worth_a_process(plan) for work in works for plan in work.plans):
+    together = any(_is_part_of_several(plan.config.hardware) for work in works for plan in work.plans)
+    worth_it = any(_is_worth_a_process(plan) for work in works for plan in work.plans)
+    if together or (jobs == 1 and not worth_it):
         return _one_by_one(works)
     from dtbench.runs.launchers import local
 
@@ -145,6 +150,24 @@ def _one_by_one(works: Sequence[Work]) -> list[str]:
 
         statuses += run_all(busy, 1)
     return statuses
+
+
+def _is_part_of_several(hardware: HardwareConfig) -> bool:
+    """Say whether this command was started several times for one run, on other nodes or by torchrun."""
+    return hardware.num_nodes > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _check_that_it_is_alone(todo: Sequence[RunPlan]) -> None:
+    """See that commands which train together have one run: their ranks meet once.
+
+    Raises:
+        ConfigError: several runs.
+    """
+    if len(todo) > 1 and any(_is_part_of_several(plan.config.hardware) for plan in todo):
+        raise ConfigError(
+            f"Several nodes, or processes of torchrun, train one run at a time, and {len(todo)} are planned; "
+            "`dtbench run --dry-run --shell` prints a command line for each."
+        )
 
 
 def _is_worth_a_process(plan: RunPlan) -> bool:
@@ -194,7 +217,8 @@ def _not_done(plans: Sequence[RunPlan], existing: str) -> list[RunPlan]:
         elif existing == "fail":
             raise ConfigError(f"{plan.result_path} exists; choose --existing skip or rerun, or another --output.")
         elif existing == "rerun":
-            _forget(plan)
+            if is_first_rank(plan.config.hardware):
+                _forget(plan)
             todo.append(plan)
     return todo
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from dtbench.console import err, quieten_libraries
 from dtbench.data.sources import open_store
 from dtbench.environments.make import canonical_id
 from dtbench.errors import ConfigError
+from dtbench.hardware import is_first_rank
 from dtbench.results.files import write_result
 from dtbench.results.schema import (
     DONE,
@@ -77,7 +77,7 @@ def run_seeds(plans: Sequence[RunPlan], numbers: Sequence[str]) -> list[str]:
         Busy: another process is working on one of them.
         Stopped, KeyboardInterrupt: after all that had not ended were recorded as interrupted.
     """
-    if not _is_first_rank():  # the others train and evaluate with it, and have nothing to record
+    if not is_first_rank(plans[0].config.hardware):  # the others train and evaluate with it, and have nothing to record
         runs = [_open(plan, number, begin(plan)) for plan, number in zip(plans, numbers, strict=True)]
         for run, training in zip(runs, _train(runs), strict=True):
             if isinstance(training, TrainingRecord):
@@ -148,10 +148,6 @@ def _failure(stop: BaseException, left: Sequence[tuple[RunPlan, Result]]) -> Err
     raise KeyboardInterrupt from None
 
 
-def _is_first_rank() -> bool:
-    return int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0
-
-
 @dataclass(frozen=True)
 class _Run:
     """A run whose data and model are open.
@@ -199,7 +195,7 @@ def _open(plan: RunPlan, number: str, result: Result, windows: Windows | None = 
         reference=reference,
         kept_trajectories=_kept(data, store),
     )
-    if _is_first_rank():
+    if is_first_rank(config.hardware):
         record = RunRecord(
             suite=result.suite,
             task=described,
