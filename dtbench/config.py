@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -237,6 +238,11 @@ class HardwareConfig:
             require_one_of("hardware.loggers", logger, LOGGERS)
 
 
+#: Configurations as plain values, by their content.
+_TYPED: dict[str, dict[str, Any]] = {}
+_MOST_TYPED = 1000
+
+
 @dataclass
 class RunConfig:
     """Everything that decides what a run computes. `model` is typed by the model's own `Config` dataclass."""
@@ -252,12 +258,21 @@ class RunConfig:
         require_finite("model", self.model)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain nested dicts of str, int, float, bool, list and None."""
-        return cast(dict[str, Any], plain(OmegaConf.to_container(OmegaConf.structured(self), resolve=True)))
+        """Return plain nested dicts of str, int, float, bool, list and None, as the fields' types have them."""
+        return copy.deepcopy(self._typed())
+
+    def _typed(self) -> dict[str, Any]:
+        content = repr((type(self.model), asdict(self)))
+        if content not in _TYPED:  # OmegaConf needs hundredths of a second, and a sweep asks for each of its runs
+            typed = plain(OmegaConf.to_container(OmegaConf.structured(self), resolve=True))
+            if len(_TYPED) > _MOST_TYPED:
+                _TYPED.clear()
+            _TYPED[content] = cast(dict[str, Any], typed)
+        return _TYPED[content]
 
     def hash(self) -> str:
         """Return 12 hex digits over everything that decides the result (of the hardware, the precision)."""
-        return hashlib.sha256(json.dumps(hashed_part(self.to_dict()), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(hashed_part(self._typed()), sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

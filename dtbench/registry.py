@@ -18,7 +18,7 @@ from dataclasses import dataclass, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.resources import resource
@@ -71,10 +71,23 @@ class ModelEntry:
 
     @property
     def settings(self) -> ModelSettings:
-        """What the model contributes to its configuration; imports the model."""
+        """What the model contributes to its configuration."""
         from dtbench.config import ModelSettings
 
-        return ModelSettings(self.name, self.load().Config, self.defaults)
+        return ModelSettings(self.name, self.options, self.defaults)
+
+    @property
+    def options(self) -> type[Any]:
+        """The dataclass of its section `model`. That of ours is found without importing the model, torch or Lightning.
+
+        Raises:
+            ConfigError: as `load`, of a model from outside.
+        """
+        if self.is_ours:
+            class_name = self.target.rpartition(":")[2]
+            found: type[Any] = getattr(importlib.import_module("dtbench.models.options"), f"{class_name}Config")
+            return found
+        return self.load().Config
 
     def load(self) -> type[OfflineModule]:
         """Import and return the model's class.

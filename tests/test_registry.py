@@ -215,3 +215,15 @@ def only_result_of_seed(folder, seed):
         if path.stem != f"seed-{seed}":
             path.unlink()
     return only_result(folder)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_options_are_found_without_importing_the_model(name):
+    assert model_entry(name).options is model_entry(name).load().Config
+
+
+def test_planning_imports_no_lightning():
+    script = "import sys; from dtbench.runs.execute import execute; from dtbench.registry import MODELS; "
+    script += "[entry.settings for entry in MODELS.values()]; print('torch' in sys.modules, 'lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

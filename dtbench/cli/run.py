@@ -151,7 +151,9 @@ def _print_plans(request: RunRequest, plans: list[RunPlan], as_json: bool) -> No
     stacks = [[plan.seed for plan in together] for together in divided for _ in together]
     jobs = request.jobs or default_jobs(divided)
     finished = [has_finished(plan) for plan in plans]
-    seconds = estimate_seconds(plans, request.output, jobs)
+    left = [plan for plan, done in zip(plans, finished, strict=True) if not done]
+    estimates = iter(estimate_seconds(left, request.output, jobs) if left else [])
+    seconds = [None if done else next(estimates) for done in finished]
     if as_json:
         echo_json([_as_row(*row) for row in zip(plans, finished, seconds, stacks, strict=True)])
         return
@@ -160,8 +162,7 @@ def _print_plans(request: RunRequest, plans: list[RunPlan], as_json: bool) -> No
         if len(stack) > 1:
             state += f"; seeds {', '.join(map(str, stack))} are trained as one"
         typer.echo(f"{plan.label} · {plan.source} · {plan.preset} → {plan.result_path} ({state})")
-    left = [taken for done, taken in zip(finished, seconds, strict=True) if not done]
-    known = [taken for taken in left if taken is not None]
+    known = [taken for taken in seconds if taken is not None]
     unknown = f", {len(left) - len(known)} of unknown time" if len(known) < len(left) else ""
     unknown += ", times of stacked seeds as if alone" if any(len(stack) > 1 for stack in stacks) else ""
     typer.echo(
@@ -193,7 +194,8 @@ def _finish(request: RunRequest, summary: RunSummary, as_json: bool) -> None:
 
     file = request.output / "leaderboard.md"
     if summary.results:
-        leaderboard.write(request.output, file, _tasks_in_folder(request))
+        has_news = bool(summary.finished or summary.failed)
+        leaderboard.write(request.output, file, _tasks_in_folder(request), redraw=has_news)
     if as_json:
         echo_json([result.to_dict() for result in summary.results])
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,14 +11,13 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from dtbench.config import RunConfig, from_dict, require, require_one_of, require_positive
+from dtbench.config import RunConfig, from_dict
 from dtbench.determinism import seed_torch
 from dtbench.errors import ConfigError
 from dtbench.hardware import on_gpu
 from dtbench.models.checkpoint import load_checkpoint
+from dtbench.models.options import SequenceConfig
 from dtbench.models.parts.actions import action_loss, mean_over_real
-from dtbench.models.parts.activations import ACTIVATIONS
-from dtbench.models.parts.initial_weights import INITS, PUBLISHED, SMALL
 from dtbench.models.parts.language_loss import LanguageLoss
 from dtbench.models.parts.memory import Numbers, frame_bytes, mlp_bytes, state_bytes, trunk_bytes
 from dtbench.models.parts.optimizer import adamw
@@ -30,8 +28,6 @@ from dtbench.spaces import Frames, Spaces
 __all__ = ["OfflineModule", "SequenceConfig", "SequencePolicy", "Window", "mean_over_real"]  # for a model of your own
 
 Window = dict[str, Tensor]
-#: More blocks than any trunk has; building them would take minutes before the mistake is found.
-MOST_LAYERS = 1000
 _RECENT = 100
 #: What `optimizer.decayed: maps` means.
 _MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -231,54 +227,6 @@ class OfflineModule(lightning.LightningModule):
             nn.utils.clip_grad_norm_(self.parameters(), self.optimizer_config.gradient_clip)
         for parameter in self.frozen_parameters(self.step):
             parameter.grad = None
-
-
-@dataclass
-class SequenceConfig:
-    """Size of the trunk, and the options of all sequence policies.
-
-    Attributes:
-        layers: blocks of the trunk.
-        heads: attention heads per block.
-        width: size of a token.
-        activation: `relu`, `gelu` or `gelu_new` (GPT-2's).
-        dropout: dropout of embeddings, attention weights and residuals.
-        tanh: whether the head's outputs go through tanh, which bounds actions to [−1, 1].
-        init: initial weights of embeddings and head: `published` (PyTorch's defaults), or `small` (N(0, 0.02)).
-    """
-
-    layers: int = 3
-    heads: int = 1
-    width: int = 128
-    activation: str = "relu"
-    dropout: float = 0.1
-    tanh: bool = True
-    init: str = PUBLISHED
-
-    def __post_init__(self) -> None:
-        require_positive("model", self, "layers", "heads", "width")
-        require(self.layers <= MOST_LAYERS, "model.layers", f"must be at most {MOST_LAYERS}", self.layers)
-        whole = self.width % self.heads == 0
-        require(whole, "model.width", f"must be a multiple of model.heads={self.heads}", self.width)
-        require_one_of("model.activation", self.activation, ACTIVATIONS)
-        require_one_of("model.init", self.init, INITS)
-        require(0 <= self.dropout < 1, "model.dropout", "must lie in [0, 1)", self.dropout)
-
-    def trunk(self) -> TrunkConfig:
-        """Return a trunk that is trained from random weights."""
-        return TrunkConfig(
-            width=self.width,
-            layers=self.layers,
-            heads=self.heads,
-            activation=self.activation,
-            embedding_dropout=self.dropout,
-            attention_dropout=self.dropout,
-            residual_dropout=self.dropout,
-        )
-
-    def describe_weights(self, trunk: str = "random") -> str:
-        """Say for results and tables where the initial weights come from."""
-        return f"{trunk}, {SMALL}" if self.init == SMALL else trunk
 
 
 class SequencePolicy(OfflineModule):

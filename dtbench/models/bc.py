@@ -8,58 +8,20 @@ models/mlp_bc.py) sees the states of a window.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from dtbench.config import RunConfig, require, require_one_of, require_positive
+from dtbench.config import RunConfig
 from dtbench.errors import ConfigError
 from dtbench.models.base import OfflineModule, Window
+from dtbench.models.options import BehaviourCloningConfig
 from dtbench.models.parts.actions import action_loss
 from dtbench.models.parts.dropout import Dropout
 from dtbench.models.parts.heads import Float32Linear
 from dtbench.models.parts.memory import Numbers, mlp_bytes
 from dtbench.models.parts.observations import FrameEncoder
 from dtbench.spaces import Spaces, Vector
-
-#: What the MLP sees; what `top_fraction` is a share of.
-STATES, TOP_BY = ("step", "window"), ("trajectories", "steps")
-
-
-@dataclass
-class BehaviourCloningConfig:
-    """An MLP with ReLU; frames pass convolutions first, whose output its first hidden layer takes.
-
-    Attributes:
-        layers: hidden layers.
-        width: units of a hidden layer.
-        dropout: dropout behind each hidden layer.
-        tanh: whether the outputs go through tanh, which bounds actions to [−1, 1].
-        states: `step`: each action is predicted from its own state; `window`: the last action of a window is predicted
-            from all its states.
-        top_fraction: share of the data to train on, best return first; 1 leaves that to the task.
-        top_by: whether `top_fraction` counts `trajectories` or their `steps` (see `WindowOptions`).
-        state_std_floor: added to the standard deviation by which states are divided.
-        drop_timeouts: whether the last step of an episode that a time limit cut is left out.
-    """
-
-    layers: int = 2
-    width: int = 256
-    dropout: float = 0.0
-    tanh: bool = True
-    states: str = "step"
-    top_fraction: float = 1.0
-    top_by: str = "trajectories"
-    state_std_floor: float = 1e-3
-    drop_timeouts: bool = True
-
-    def __post_init__(self) -> None:
-        require_positive("model", self, "layers", "width", "state_std_floor")
-        require(0 <= self.dropout < 1, "model.dropout", "must lie in [0, 1)", self.dropout)
-        require_one_of("model.states", self.states, STATES)
-        require(0 < self.top_fraction <= 1, "model.top_fraction", "must lie in (0, 1]", self.top_fraction)
-        require_one_of("model.top_by", self.top_by, TOP_BY)
 
 
 class BehaviourCloning(OfflineModule):

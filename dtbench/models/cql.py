@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +17,9 @@ from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 from torch.func import functional_call
 
-from dtbench.config import RunConfig, require, require_not_negative, require_positive
+from dtbench.config import RunConfig
 from dtbench.models.base import OfflineModule, Window
+from dtbench.models.options import ConservativeQLearningConfig
 from dtbench.models.parts.heads import Float32Linear
 from dtbench.models.parts.memory import Numbers, mlp_bytes
 from dtbench.models.parts.quantiles import DiscreteCql, QuantileCritic
@@ -28,80 +28,6 @@ from dtbench.spaces import Discrete, Spaces
 _LOG_STD_RANGE = (-20.0, 2.0)
 #: Actions of the data are kept away from ±1, where a squashed Gaussian has no density.
 _CLIP_ACTION = 0.999
-
-
-@dataclass
-class CqlConfig:
-    """SAC with twin critics and a conservative penalty; of discrete actions, quantile regression with that penalty.
-
-    `optimizer.learning_rate` applies to the critics and to the Lagrange multiplier. Of discrete actions only `width`,
-    `critic_layers`, `discount`, `penalty_weight`, the reward's scale and bias and the last four options count.
-
-    Attributes:
-        width: units of a hidden layer.
-        policy_layers: hidden layers of the policy.
-        critic_layers: hidden layers of each critic.
-        policy_learning_rate: learning rate of the policy and of the entropy's temperature.
-        orthogonal_policy: whether the policy's initial weights are orthogonal.
-        discount: γ.
-        target_rate: τ of the moving average that the target critics are.
-        penalty_weight: α of the penalty (`cql_alpha`, `min_q_weight`).
-        sampled_actions: actions in the penalty from each of three sources: uniform, policy at s, policy at s′.
-        temperature: T of the penalty's logsumexp.
-        importance_sampling: whether the log-densities are subtracted; without it Q(s, a of the data) joins the
-            logsumexp.
-        lagrange: whether a multiplier is learned that keeps the penalty's difference at `target_gap`.
-        target_gap: see `lagrange`.
-        max_target_backup: whether the best of `sampled_actions` next actions is backed up.
-        backup_entropy: whether the entropy term is subtracted from the target.
-        clip_difference_min: lower bound of the penalty's difference, None for none.
-        calibrated: whether Q of the policy's actions, in the penalty, is at least the discounted return that the data
-            continued with. It needs `reward_bias` 0.
-        clone_steps: number of first steps that train the policy by cloning instead of by the critics.
-        orthogonal: whether the critics' initial weights are orthogonal.
-        reward_scale: raw rewards r become reward_scale · r + reward_bias.
-        reward_bias: see `reward_scale`.
-        quantiles: quantiles per discrete action.
-        target_interval: steps after which the target of a discrete critic is renewed.
-        double: whether the next discrete action is chosen by the critic itself instead of its target.
-        clip_rewards: whether rewards of a task with discrete actions are clipped to [−1, 1].
-    """
-
-    width: int = 256
-    policy_layers: int = 3
-    critic_layers: int = 3
-    policy_learning_rate: float = 3e-5
-    discount: float = 0.99
-    target_rate: float = 0.005
-    penalty_weight: float = 10.0
-    sampled_actions: int = 10
-    temperature: float = 1.0
-    importance_sampling: bool = True
-    lagrange: bool = False
-    target_gap: float = -1.0
-    max_target_backup: bool = False
-    backup_entropy: bool = False
-    clip_difference_min: float | None = None
-    calibrated: bool = False
-    clone_steps: int = 0
-    orthogonal: bool = True
-    orthogonal_policy: bool = False
-    reward_scale: float = 1.0
-    reward_bias: float = 0.0
-    quantiles: int = 200
-    target_interval: int = 2000
-    double: bool = False
-    clip_rewards: bool = False
-
-    def __post_init__(self) -> None:
-        require_positive("model", self, "width", "policy_layers", "critic_layers", "sampled_actions")
-        require_positive("model", self, "temperature", "policy_learning_rate")
-        require_positive("model", self, "quantiles", "target_interval")
-        require_not_negative("model", self, "clone_steps", "penalty_weight")
-        require(0 <= self.discount < 1, "model.discount", "must lie in [0, 1)", self.discount)
-        require(0 < self.target_rate <= 1, "model.target_rate", "must lie in (0, 1]", self.target_rate)
-        biased = self.calibrated and self.reward_bias != 0
-        require(not biased, "model.reward_bias", "must be 0 with model.calibrated", self.reward_bias)
 
 
 class SquashedGaussianPolicy(nn.Module):
@@ -160,7 +86,7 @@ class ConservativeQLearning(OfflineModule):
     computes every loss before its first optimiser step, and lets CQL resume and run under DDP like every other model.
     """
 
-    Config = CqlConfig
+    Config = ConservativeQLearningConfig
 
     def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
         super().__init__(config, spaces, seed)

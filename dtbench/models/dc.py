@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from dtbench.config import RunConfig, require_one_of, require_positive
-from dtbench.models.base import SequenceConfig, SequencePolicy
+from dtbench.config import RunConfig
+from dtbench.models.base import SequencePolicy
+from dtbench.models.options import SMALL, DecisionConvFormerConfig
 from dtbench.models.parts.heads import trained_head
-from dtbench.models.parts.initial_weights import SMALL, shrink
+from dtbench.models.parts.initial_weights import shrink
 from dtbench.models.parts.mixers import Attention, CausalConvolution
-from dtbench.models.parts.tokens import GYM, TOKENS, trained_tokens
+from dtbench.models.parts.tokens import trained_tokens
 from dtbench.models.parts.trunk import Trunk, TrunkConfig
 from dtbench.spaces import Spaces
-
-
-@dataclass
-class DecisionConvFormerConfig(SequenceConfig):
-    """Size of the trunk and its convolutions.
-
-    Attributes:
-        window: tokens that a filter spans.
-        hybrid: whether the last layer attends instead (the paper's hybrid, which only its Atari code has); `heads`
-            applies to that layer only.
-        projection: a linear map with dropout after each convolution (`--conv_proj` of its Atari code).
-        tokens: `gym`, or `atari`: which of the two published codes tokens and head follow; both are DT's.
-    """
-
-    width: int = 256
-    activation: str = "gelu"
-    window: int = 6
-    hybrid: bool = False
-    projection: bool = False
-    tokens: str = GYM
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive("model", self, "window")
-        require_one_of("model.tokens", self.tokens, TOKENS)
 
 
 class DecisionConvFormer(SequencePolicy):

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from dtbench.config import RunConfig, require_one_of
-from dtbench.models.base import SequenceConfig, SequencePolicy
+from dtbench.config import RunConfig
+from dtbench.models.base import SequencePolicy
+from dtbench.models.options import SMALL, DecisionTransformerConfig
 from dtbench.models.parts.heads import trained_head
-from dtbench.models.parts.initial_weights import SMALL, shrink
+from dtbench.models.parts.initial_weights import shrink
 from dtbench.models.parts.mixers import Attention, SingleHeadAttention
-from dtbench.models.parts.tokens import GYM, TOKENS, trained_tokens
+from dtbench.models.parts.tokens import trained_tokens
 from dtbench.models.parts.trunk import Trunk
 from dtbench.spaces import Spaces
-
-
-@dataclass
-class DecisionTransformerConfig(SequenceConfig):
-    """Size of the trunk, and which of the two published codes the tokens and the head follow.
-
-    Attributes:
-        tokens: `gym`, or `atari`, whose code comes from minGPT: see `parts.tokens.MinGptEmbedding`; its head has no
-            bias and starts at N(0, 0.02).
-    """
-
-    tokens: str = GYM
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_one_of("model.tokens", self.tokens, TOKENS)
 
 
 class DecisionTransformer(SequencePolicy):

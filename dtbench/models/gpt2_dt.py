@@ -4,58 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dtbench.config import RunConfig, require_not_negative, require_one_of, require_positive
-from dtbench.errors import ConfigError
-from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
+from dtbench.config import RunConfig
+from dtbench.models.backbone.common import build_language_loss, prepare_backbone, reinit_heads
 from dtbench.models.backbone.scratch import untrained_positions
 from dtbench.models.base import SequencePolicy, Window
+from dtbench.models.options import SMALL, Gpt2DtConfig
 from dtbench.models.parts.actions import mean_over_real
 from dtbench.models.parts.heads import ActionHead, SharedHead
-from dtbench.models.parts.initial_weights import SMALL, shrink
+from dtbench.models.parts.initial_weights import shrink
 from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.tokens import TrajectoryEmbedding
 from dtbench.spaces import Spaces
 
 _ROUNDS = 20
-
-
-@dataclass
-class Gpt2DtConfig(BackboneConfig):
-    """Fully fine-tuned GPT-2.
-
-    Attributes:
-        extended_positions: whether the time table starts from the language model's positions, repeated to the length
-            of the longest episode; a backbone without them has random ones, N(0, 0.02), as an untrained GPT-2.
-        shared_projections: whether the action head is the transposed embedding of actions, without bias.
-        alignment: loss that pulls the embedded trajectory towards the nearest of `alignment_centres` clusters of words:
-            `reference` as in the published code (whose einsum never sums the feature axis), `cosine` as in the paper,
-            or `none`. A backbone without words has no such loss.
-        alignment_weight: its initial weight.
-        alignment_steps: steps after which it has faded to 0.7 % of that; half of it is left after half of them.
-        alignment_centres: number of clusters.
-    """
-
-    dropout: float = 0.2
-    extended_positions: bool = True
-    shared_projections: bool = True
-    alignment: str = "reference"
-    alignment_weight: float = 0.1
-    alignment_steps: int = 5000
-    alignment_centres: int = 1000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_one_of("model.alignment", self.alignment, (*ALIGNMENTS, "none"))
-        require_not_negative("model", self, "alignment_weight")
-        require_positive("model", self, "alignment_centres", "alignment_steps")
-        if self.shared_projections and "mlp" in (self.embedding, self.head):
-            raise ConfigError("model.shared_projections needs model.embedding=linear and model.head=linear.")
 
 
 class Gpt2Dt(SequencePolicy):

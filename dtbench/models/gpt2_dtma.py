@@ -3,55 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from dtbench.config import RunConfig, require, require_one_of
+from dtbench.config import RunConfig
 from dtbench.errors import ConfigError
-from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
+from dtbench.models.backbone.common import build_language_loss, prepare_backbone, reinit_heads
 from dtbench.models.base import SequencePolicy, Window
+from dtbench.models.options import SMALL, Gpt2DtmaConfig
 from dtbench.models.parts.heads import ActionHead
-from dtbench.models.parts.initial_weights import SMALL, shrink
+from dtbench.models.parts.initial_weights import shrink
 from dtbench.models.parts.mixers import Attention, HeadGatedAttention
 from dtbench.models.parts.tokens import TrajectoryEmbedding
 from dtbench.spaces import Spaces
-
-
-@dataclass
-class Gpt2DtmaConfig(BackboneConfig):
-    """Fully fine-tuned GPT-2 with a gate on the heads of layer 0.
-
-    Attributes:
-        gate: whether the gate is there. Without it, initial weights, settings and the steps' windows are the same, and
-            every step updates everything; trajectories that are held out for the gate are then not used.
-        time_before_norm: whether the time vector is added before the LayerNorm of the tokens (the paper's PointMaze
-            code) instead of after it (its D4RL code).
-        gate_every: every `gate_every`-th step updates the gate alone, the others everything else; 0 updates everything
-            in every step.
-        gate_data: `same` (the paper's D4RL code), or `held_out`: the gate's steps draw from `held_out_share` of the
-            trajectories and the others from the rest (its PointMaze code).
-        held_out_share: share of the trajectories for the gate.
-    """
-
-    embedding: str = "mlp"
-    head: str = "mlp"
-    tanh: bool = False
-    gate: bool = True
-    time_before_norm: bool = False
-    gate_every: int = 20
-    gate_data: str = "same"
-    held_out_share: float = 0.2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_one_of("model.gate_data", self.gate_data, ("same", "held_out"))
-        is_possible = self.gate_every == 0 or self.gate_every >= 2
-        require(is_possible, "model.gate_every", "must be 0 or at least 2", self.gate_every)
-        require(0 < self.held_out_share < 1, "model.held_out_share", "must lie in (0, 1)", self.held_out_share)
-        if self.gate and self.gate_data == "held_out" and not self.gate_every:
-            raise ConfigError("model.gate_data=held_out needs model.gate_every > 0.")
 
 
 class Gpt2Dtma(SequencePolicy):

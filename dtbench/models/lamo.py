@@ -3,62 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from dtbench.config import RunConfig, require, require_one_of, require_positive
+from dtbench.config import RunConfig
 from dtbench.errors import ConfigError
-from dtbench.models.backbone.config import BackboneConfig, build_language_loss, prepare_backbone, reinit_heads
+from dtbench.models.backbone.common import build_language_loss, prepare_backbone, reinit_heads
 from dtbench.models.backbone.load import Backbone
 from dtbench.models.backbone.scratch import untrained_positions
 from dtbench.models.base import SequencePolicy, Window
+from dtbench.models.options import GYM, SMALL, LamoConfig
 from dtbench.models.parts.dropout import replace_dropouts
 from dtbench.models.parts.heads import ActionHead
-from dtbench.models.parts.initial_weights import SMALL, shrink
+from dtbench.models.parts.initial_weights import shrink
 from dtbench.models.parts.mixers import Attention
-from dtbench.models.parts.tokens import GYM, TOKENS, TOKENS_PER_STEP, TrajectoryEmbedding
+from dtbench.models.parts.tokens import TOKENS_PER_STEP, TrajectoryEmbedding
 from dtbench.spaces import Spaces
 
 #: Names of the maps of queries, keys and values: ours, and those of the models of `transformers`.
 LORA_TARGETS = ("query", "key", "value", "q_proj", "k_proj", "v_proj", "query_key_value", "c_attn")
-
-
-@dataclass
-class LamoConfig(BackboneConfig):
-    """MLP embeddings and head, and a frozen GPT-2 with LoRA.
-
-    Attributes:
-        trained: which weights of the backbone are trained: `lora` (low-rank updates of queries, keys and values),
-            `full` or `frozen`. Embeddings and head are always trained.
-        lora_rank: rank of the update for each of queries, keys and values.
-        lora_alpha: updates are scaled by lora_alpha / lora_rank.
-        lora_dropout: dropout of the updates' input.
-        lora_shared: whether the updates of queries, keys and values share the first of their two maps, as where `peft`
-            adapts GPT-2's one map for all three (the Atari code).
-        lora_biases: whether the biases of the adapted maps are trained as well (the D4RL code).
-        tokens: `gym`, or `atari`: which of the two published codes the tokens follow. The Atari code adds the time
-            vector before the LayerNorm instead of after it, and then the backbone's own vectors of positions.
-    """
-
-    embedding: str = "mlp"
-    head: str = "mlp"
-    tanh: bool = False
-    trained: str = "lora"
-    lora_rank: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.1
-    lora_shared: bool = False
-    lora_biases: bool = True
-    tokens: str = GYM
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_one_of("model.trained", self.trained, ("lora", "full", "frozen"))
-        require_one_of("model.tokens", self.tokens, TOKENS)
-        require_positive("model", self, "lora_rank", "lora_alpha")
-        require(0 <= self.lora_dropout < 1, "model.lora_dropout", "must lie in [0, 1)", self.lora_dropout)
 
 
 class Lamo(SequencePolicy):

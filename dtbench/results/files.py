@@ -6,6 +6,7 @@ user changed is `<model>+<config hash>`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -25,6 +26,9 @@ _FILE_NAME = re.compile(r"seed-.*\.json")
 IMPLAUSIBLE_SCORE = 30.0
 #: No result is larger: one with 100,000 episodes is about 20 MB.
 _LARGEST_FILE = 256 * 2**20
+#: What was read, by the SHA-256 of its bytes: a command reads a result to plan, to rank and to render.
+_READ: dict[bytes, Result] = {}
+_MOST_READ = 20_000
 
 
 def result_path(root: Path, suite: str, source: str, preset: str, model: str, task: str, seed: int) -> Path:
@@ -65,8 +69,13 @@ def _read(path: Path, name: str) -> Result:
             raise ResultError(f"{name} is not a file.")
         if path.stat().st_size > _LARGEST_FILE:
             raise ResultError(f"{name} is too large to be a result.")
-        content = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
-        return Result.from_dict(content, name)
+        content = path.read_bytes()
+        known = hashlib.sha256(content).digest()
+        if known not in _READ:
+            if len(_READ) > _MOST_READ:
+                _READ.clear()
+            _READ[known] = Result.from_dict(json.loads(content.decode("utf-8"), parse_constant=_refuse_constant), name)
+        return _READ[known]
     except RecursionError as error:
         raise ResultError(f"{name} cannot be read: it is nested too deeply.") from error
     except (OSError, ValueError) as error:

@@ -49,15 +49,17 @@ def render(root: str | Path, selection: Selection = EVERYTHING, *, figures: str 
     return page(*read_folder(Path(root)), selection, figures=figures).text
 
 
-def write(root: str | Path, file: str | Path, selection: Selection = EVERYTHING) -> None:
-    """Write the markdown and the figures beside it.
+def write(root: str | Path, file: str | Path, selection: Selection = EVERYTHING, *, redraw: bool = True) -> None:
+    """Write the markdown and the figures beside it; without `redraw` only if the markdown has changed.
 
     Raises:
         UnknownNameError: a suite, task or preset without results.
         ResultError: nothing to show, or the files cannot be written.
     """
     file = Path(file)
-    page(*read_folder(Path(root)), selection, figures=file.stem).write(file)
+    made = page(*read_folder(Path(root)), selection, figures=file.stem)
+    if redraw or not made.is_current(file):
+        made.write(file)
 
 
 def check(root: str | Path, file: str | Path, selection: Selection = EVERYTHING) -> bool:

@@ -46,6 +46,8 @@ _MOST_FLIPS = 20
 #: Equal sums, added in another order, differ in their last digits, by less than this.
 _ROUNDING = 1e-12
 _CONFIDENCE = 0.95
+#: Scores that are resampled at once.
+_BLOCK = 1_000_000
 _SEED = 0
 #: A matrix is taken to be on the 0–100 scale if one score is implausible, or half of the scores are above five times
 #: the expert's. The second rule finds percentages of weak models, which may all be below thirty.
@@ -119,11 +121,9 @@ def aggregate(scores: Scores, repetitions: int = REPETITIONS) -> dict[str, Estim
     points = _all_aggregates(scores)
     if seeds < FEWEST_SEEDS:
         return {name: Estimate(float(value)) for name, value in zip(AGGREGATES, points, strict=True)}
-    with _seeded():
-        _, found = library.get_interval_estimates(
-            {"model": scores}, _all_aggregates, reps=repetitions, confidence_interval_size=_CONFIDENCE
-        )
-    low, high = expanded(points, np.asarray(found["model"]), seeds, tasks)
+    values = scores.ravel()
+    found = _percentiles(_drawn_places(seeds, tasks, repetitions), lambda places: _all_aggregates(values[places]))
+    low, high = expanded(points, found, seeds, tasks)
     return {
         name: _estimate(name, points[index], (low[index], high[index]), seeds, tasks, _BOUNDS.get(name))
         for index, name in enumerate(AGGREGATES)
@@ -147,15 +147,8 @@ def mean_estimates(stack: Scores, repetitions: int = REPETITIONS) -> list[Estima
     if seeds < FEWEST_SEEDS:
         return [Estimate(float(point)) for point in points]
     values = np.stack([matrix.ravel() for matrix in matrices])
-    places = np.arange(seeds * tasks, dtype=np.float64).reshape(seeds, tasks)  # what is drawn: the places of runs
-    with _seeded():
-        _, found = library.get_interval_estimates(
-            {"places": places},
-            lambda drawn: values[:, drawn.ravel().astype(np.intp)].mean(1),
-            reps=repetitions,
-            confidence_interval_size=_CONFIDENCE,
-        )
-    ends = expanded(points, np.asarray(found["places"]), seeds, tasks).T
+    found = _percentiles(_drawn_places(seeds, tasks, repetitions), lambda places: mean(values[:, places]))
+    ends = expanded(points, found, seeds, tasks).T
     return [
         _estimate("mean", point, (low, high), seeds, tasks) for point, (low, high) in zip(points, ends, strict=True)
     ]
@@ -179,6 +172,26 @@ def jackknife(points: Scores, without: Scores) -> tuple[Scores, Scores]:
     variances = (seeds - 1) / seeds * ((without - without.mean(0)) ** 2).sum(0)
     t = float(scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, tasks * (seeds - 1)))
     return points.mean(0), t * np.sqrt(variances.sum(0)) / tasks
+
+
+@lru_cache(maxsize=4)
+def _drawn_places(seeds: int, tasks: int, repetitions: int) -> NDArray[np.int32]:
+    """Return rliable's stratified resamples as places in a matrix of scores: (repetitions, runs, tasks).
+
+    They depend on the matrix's shape only. All models of a table share them, and its measures are taken of many
+    resamples at once, instead of one by one as `rliable.library.get_interval_estimates` does.
+    """
+    places = np.arange(seeds * tasks, dtype=np.int32).reshape(seeds, tasks)
+    with _seeded():
+        return np.stack([drawn for (drawn,), _ in library.StratifiedBootstrap(places).bootstrap(repetitions)])
+
+
+def _percentiles(places: NDArray[np.int32], measure: Callable[[NDArray[np.int32]], Scores]) -> Scores:
+    """Return the ends of the percentile intervals of k measures, (2, k); `measure` takes (b, runs, tasks) places."""
+    blocks = np.array_split(places, max(1, places.size // _BLOCK))
+    values = np.concatenate([measure(block) for block in blocks], axis=-1)
+    outside = (1 - _CONFIDENCE) / 2
+    return np.percentile(values, [100 * outside, 100 * (1 - outside)], axis=-1)
 
 
 def _all_aggregates(scores: Scores) -> Scores:
@@ -275,15 +288,17 @@ def performance_profile(
     share = _share_above(scores, thresholds)
     if seeds < FEWEST_SEEDS:
         return share, None
-    with _seeded():
-        _, found = library.create_performance_profile(
-            {"model": scores},
-            thresholds,
-            custom_profile_func=_share_above,
-            reps=repetitions,
-            confidence_interval_size=_CONFIDENCE,
-        )
-    return share, np.clip(expanded(share, np.asarray(found["model"]), seeds, tasks), *_PROBABILITY)
+    is_above = (scores.reshape(-1, 1) > thresholds).astype(float)
+    places = _drawn_places(seeds, tasks, repetitions)
+    found = _percentiles(places, lambda block: (_counts(block) @ is_above / scores.size).T)
+    return share, np.clip(expanded(share, found, seeds, tasks), *_PROBABILITY)
+
+
+def _counts(places: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return how often each resample holds each score: (b, runs · tasks) of (b, runs, tasks) places."""
+    repetitions, size = len(places), places[0].size
+    numbered = places.reshape(repetitions, size) + size * np.arange(repetitions)[:, None]
+    return np.bincount(numbered.ravel(), minlength=repetitions * size).reshape(repetitions, size).astype(float)
 
 
 def _share_above(scores: Scores, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from dtbench.registry import MODELS
 from dtbench.results.schema import EpisodeScores, Result
@@ -77,4 +76,6 @@ def rank_correlation(asked: Sequence[float] | NDArray[np.float64], got: Sequence
     """Return Spearman's rank correlation of at least two targets and the returns got; 0 where these are all equal."""
     if len(set(map(float, got))) < 2:
         return 0.0  # the same return whatever the target
+    from scipy.stats import spearmanr  # a second of importing, which planning need not wait for
+
     return float(spearmanr(asked, got).statistic)

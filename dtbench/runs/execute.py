@@ -17,8 +17,6 @@ from dtbench.results.files import read_or_set_aside, read_result
 from dtbench.results.schema import DONE, Result
 from dtbench.runs.folder import Busy
 from dtbench.runs.plan import RunPlan, RunRequest, plan_runs
-from dtbench.runs.preflight import check_hardware, check_models, fit_into_memory
-from dtbench.runs.prepare import prepare_data, prepare_models
 from dtbench.runs.sweep import noted
 from dtbench.runs.work import Work, check_stackable, divide, numbered
 from dtbench.suites.suites import Suite
@@ -82,6 +80,18 @@ def execute(request: RunRequest, plans: Sequence[RunPlan]) -> RunSummary:
     skipped = len(plans) - len(todo)
     if skipped:
         err.print(f"{skipped} of {len(plans)} runs are finished already and are skipped.")
+    statuses = _do(request, plans, todo) if todo else []
+    failed = sum(status != DONE for status in statuses)
+    results = read_results(plans)
+    verdicts = check(plans[0].suite, results) if plans and plans[0].suite.expected else []
+    return RunSummary(results, len(todo) - failed, skipped, failed, verdicts)
+
+
+def _do(request: RunRequest, plans: Sequence[RunPlan], todo: Sequence[RunPlan]) -> list[str]:
+    """Do the runs of `todo`, which are those of `plans` that are not done, and return their statuses."""
+    from dtbench.runs.preflight import check_hardware, check_models
+    from dtbench.runs.prepare import prepare_data, prepare_models
+
     _check_that_it_is_alone(todo)
     if request.launcher == "local":
         check_hardware(todo)
@@ -89,15 +99,11 @@ def execute(request: RunRequest, plans: Sequence[RunPlan]) -> RunSummary:
         check_stackable(todo)
     prepare_models(todo)
     prepare_data(todo)
-    divided = divide(plans if todo else [], request.stack_seeds)
+    divided = divide(plans, request.stack_seeds)
     works = numbered(_only(divided, todo))
     needed = check_models(works)
     with noted(request.output, todo):
-        statuses = _launch(request, works, needed, request.jobs or default_jobs(divided))
-    failed = sum(status != DONE for status in statuses)
-    results = read_results(plans)
-    verdicts = check(plans[0].suite, results) if plans and plans[0].suite.expected else []
-    return RunSummary(results, len(todo) - failed, skipped, failed, verdicts)
+        return _launch(request, works, needed, request.jobs or default_jobs(divided))
 
 
 def _launch(request: RunRequest, works: Sequence[Work], needed: Sequence[int], jobs: int) -> list[str]:
@@ -120,6 +126,8 @@ def _launch(request: RunRequest, works: Sequence[Work], needed: Sequence[int], j
             afresh=request.existing == "rerun",
         )
         return ray.run_all(works, needed, options)
+    from dtbench.runs.preflight import fit_into_memory
+
     jobs = fit_into_memory(works, needed, jobs, asked_for=request.jobs is not None)
     together = any(_is_part_of_several(plan.config.hardware) for work in works for plan in work.plans)
     worth_it = any(_is_worth_a_process(plan) for work in works for plan in work.plans)

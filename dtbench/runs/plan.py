@@ -148,7 +148,7 @@ class RunPlan:
             task=suite.task(content["task"]),
             source=content["source"],
             preset=content["preset"],
-            config=from_dict(content["config"], entry.load().Config),
+            config=from_dict(content["config"], entry.options),
             changes=tuple(content["changes"]),
             seed=content["seed"],
             output=Path(content["output"]),

@@ -93,7 +93,7 @@ def open_run(path: str | Path) -> OpenedRun:
         raise ConfigError(f"The run in {path} is not trained yet (it has no {folder.final.name}); run it first.")
     _check_weights(folder)
     entry = record.model_entry
-    config = from_dict(record.model.config, entry.load().Config)
+    config = from_dict(record.model.config, entry.options)
     module = _build(record, config)
     load_weights(module, folder.final)
     return OpenedRun(record, config, module.eval(), record.evaluation_protocol)

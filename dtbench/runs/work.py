@@ -9,7 +9,6 @@ from typing import Any
 from dtbench.config import HardwareConfig
 from dtbench.console import err
 from dtbench.errors import ConfigError, DtbenchError
-from dtbench.models.base import OfflineModule, build_on_meta
 from dtbench.runs.folder import RunFolder
 from dtbench.runs.plan import RunPlan
 from dtbench.spaces import Spaces, Vector, unit_box
@@ -94,9 +93,11 @@ def numbered(divided: Sequence[Sequence[RunPlan]]) -> list[Work]:
 
 def reason_against(plan: RunPlan) -> str | None:
     """Say why the seeds of a run cannot be trained as one; None if they can."""
+    from dtbench.models.base import build_on_meta
+
     spaces = Spaces(*_USUAL_SPACES, plan.task.max_episode_steps)
     try:
-        module: OfflineModule = build_on_meta(plan.model.load(), plan.config, spaces)
+        module = build_on_meta(plan.model.load(), plan.config, spaces)
     except DtbenchError as error:
         return str(error)
     if not module.stackable:

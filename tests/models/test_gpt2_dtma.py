@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dtbench.errors import ConfigError
-from dtbench.models.backbone.config import reinit_heads
+from dtbench.models.backbone.common import reinit_heads
 from dtbench.models.gpt2_dtma import Gpt2Dtma
 from dtbench.models.parts.mixers import HeadGatedAttention
 from dtbench.testing import DIMS, data_module, fit_steps, model_config, windows

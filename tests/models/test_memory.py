@@ -94,7 +94,7 @@ import resource, sys
 import torch
 from dtbench.models.base import estimate_memory
 from dtbench.registry import model_entry
-from dtbench.runs.estimate import random_window
+from dtbench.runs.timing import random_window
 from dtbench.spaces import Spaces
 from dtbench.testing import DIMS, model_config
 

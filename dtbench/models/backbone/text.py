@@ -20,6 +20,7 @@ from dtbench.determinism import generator
 from dtbench.errors import ConfigError, DataError, SourceError
 from dtbench.locks import lock
 from dtbench.models.backbone.hub import from_hub
+from dtbench.models.options import WIKITEXT
 from dtbench.resources import home
 
 if TYPE_CHECKING:
@@ -142,7 +143,6 @@ class TextBatches:
         return torch.from_numpy(self._open().batch(self.batch_size, seed=seed, step=step, rank=rank))
 
 
-WIKITEXT = "wikitext-103"
 _REPO, _FILES = "Salesforce/wikitext", ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dtbench.models.options import ATARI
 from dtbench.models.parts.initial_weights import shrink
-from dtbench.models.parts.tokens import ATARI
 
 
 class Float32Linear(nn.Linear):
@@ -36,7 +36,7 @@ class ActionHead(nn.Module):
 
 
 def trained_head(width: int, outputs: int, tanh: bool, code: str) -> ActionHead:
-    """Return the head of DT and DC as in one of their two published codes (`parts.tokens.TOKENS`)."""
+    """Return the head of DT and DC as in one of their two published codes (`options.TOKENS`)."""
     is_mingpt = code == ATARI
     head = ActionHead(width, outputs, tanh, bias=not is_mingpt)
     if is_mingpt:

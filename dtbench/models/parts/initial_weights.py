@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 
-PUBLISHED, SMALL = "published", "small"
-#: The values of the option `model.init`.
-INITS = (PUBLISHED, SMALL)
 _STD = 0.02
 
 

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from dtbench.models.options import ATARI
 from dtbench.models.parts.actions import ResidualTable
 from dtbench.models.parts.observations import FrameEncoder
 from dtbench.spaces import Continuous, Discrete, Frames, Spaces, Vector
@@ -29,8 +30,6 @@ class ResidualBlock(nn.Module):
         return self.second(nn.functional.gelu(hidden)) + hidden
 
 
-#: The values of the option `model.tokens`: which of a paper's two published codes the tokens follow.
-TOKENS = GYM, ATARI = "gym", "atari"
 #: By the names of the option `model.embedding`.
 EMBEDDINGS = {"linear": nn.Linear, "mlp": ResidualBlock}
 
@@ -158,7 +157,7 @@ class MinGptEmbedding(TokenEmbedding):
 
 
 def trained_tokens(spaces: Spaces, width: int, context_length: int, code: str) -> TokenEmbedding:
-    """Return the tokens of DT and DC as in one of their two published codes (`TOKENS`)."""
+    """Return the tokens of DT and DC as in one of their two published codes (`options.TOKENS`)."""
     if code == ATARI:
         return MinGptEmbedding(spaces, width, context_length)
     return TrajectoryEmbedding(spaces, width, norm_before_time=False)

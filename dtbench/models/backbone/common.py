@@ -1,69 +1,17 @@
-"""What GPT-2-DT, LaMo and GPT2-DTMA have in common: the choice of a backbone, and an auxiliary language loss."""
+"""What GPT-2-DT, LaMo and GPT2-DTMA have in common: a backbone, and an auxiliary language loss."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
-from dtbench.config import require, require_not_negative, require_one_of, require_positive
 from dtbench.errors import ConfigError
-from dtbench.models.backbone.load import Backbone, load_backbone
-from dtbench.models.backbone.text import WIKITEXT, TextBatches, open_text
-from dtbench.models.base import SequenceConfig
+from dtbench.models.backbone.load import Backbone
+from dtbench.models.backbone.text import TextBatches, open_text
+from dtbench.models.options import BackboneConfig
 from dtbench.models.parts.language_loss import LanguageLoss
 from dtbench.models.parts.mixers import Attention
-from dtbench.models.parts.tokens import EMBEDDINGS
 from dtbench.models.parts.trunk import Trunk
-
-#: GPT-2's own dropouts of embeddings and attention weights, which the reference repositories leave as they are.
-_GPT2_DROPOUT = 0.1
-
-
-@dataclass
-class BackboneConfig(SequenceConfig):
-    """A pretrained backbone and what is put around it. `layers`, `heads` and `width` apply to `scratch` only.
-
-    Attributes:
-        dropout: GPT-2's `resid_pdrop`.
-        backbone: see `backbone.load.load_backbone`.
-        embedding: `linear` or `mlp`.
-        head: `linear` or `mlp`.
-        reinit_heads: heads of layer 0 whose query weights are drawn again, the probe of arXiv 2409.06985.
-        language_weight: λ of the auxiliary language loss; at 0 no text is read and no language forward pass happens.
-        text: a file or folder of .txt or .txt.gz, or `wikitext-103` from the hub.
-        text_batch: sequences of text per step.
-        text_context: tokens per sequence, at most the backbone's.
-    """
-
-    layers: int = 12
-    heads: int = 12
-    width: int = 768
-    activation: str = "gelu_new"
-    backbone: str = "gpt2"
-    embedding: str = "linear"
-    head: str = "linear"
-    reinit_heads: list[int] = field(default_factory=list)
-    language_weight: float = 0.0
-    text: str = WIKITEXT
-    text_batch: int = 2
-    text_context: int = 1024
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_one_of("model.embedding", self.embedding, EMBEDDINGS)
-        require_one_of("model.head", self.head, EMBEDDINGS)
-        require_not_negative("model", self, "language_weight")
-        require_positive("model", self, "text_batch")
-        require(self.text_context >= 2, "model.text_context", "must be at least 2", self.text_context)
-        are_indices = all(head >= 0 for head in self.reinit_heads)
-        require(are_indices, "model.reinit_heads", "must be indices of heads, counted from 0", list(self.reinit_heads))
-
-    def load(self) -> Backbone:
-        """Load the backbone that these options name."""
-        scratch = replace(self.trunk(), embedding_dropout=_GPT2_DROPOUT, attention_dropout=_GPT2_DROPOUT)
-        return load_backbone(self.backbone, scratch, self.dropout)
 
 
 def prepare_backbone(options: BackboneConfig) -> None:
