@@ -171,9 +171,14 @@ class RunFolder:
                 return False
         except OSError:
             return False
+        holder = self._holder_here()
+        return holder is not None and not is_alive(holder)
+
+    def _holder_here(self) -> int | None:
+        """Return the id of the process that holds the run, or held it last, if it is or was one of this machine."""
         holder = self.read_holder()
         is_ours = holder.get("host") == socket.gethostname() and holder.get("pid", "").isdigit()
-        return is_ours and not is_alive(int(holder["pid"]))
+        return int(holder["pid"]) if is_ours else None
 
     @property
     def soft_lock_file(self) -> Path:
@@ -181,7 +186,10 @@ class RunFolder:
         return self.path / "run.softlock"
 
     def is_locked(self) -> bool:
-        """Say whether a process is working on the run."""
+        """Say whether a process is working on the run.
+
+        Who may only read the folder cannot try the lock, and sees the processes of this machine only.
+        """
         if not self.lock_file.exists() and not self.soft_lock_file.exists():
             return False
         try:
@@ -189,6 +197,9 @@ class RunFolder:
                 return False
         except Busy:
             return True
+        except ResultError:
+            holder = self._holder_here()
+            return holder is not None and is_alive(holder)
 
     def read_holder(self) -> dict[str, str]:
         """Return host, process and start of who works on the run; empty if it is not known."""

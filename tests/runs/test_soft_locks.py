@@ -77,3 +77,17 @@ def test_other_troubles_are_no_missing_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "FileLock", type("Lock", (NoLocks,), {"error": OSError(errno.ENOSPC, "No space left")}))
     with pytest.raises(ResultError, match="No space left"), RunFolder(tmp_path / "seed-0").lock():
         pass
+
+
+def test_who_may_only_read_sees_the_processes_of_this_machine(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+
+    def refuse(self):
+        raise ResultError("the folder cannot be written to")
+
+    with folder.lock():
+        monkeypatch.setattr(RunFolder, "_acquired", refuse)
+        assert folder.is_locked()
+        folder.holder.write_text(json.dumps({"host": "another", "pid": str(os.getpid())}))
+        assert not folder.is_locked()
+        monkeypatch.undo()
