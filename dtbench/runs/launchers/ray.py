@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,26 +191,111 @@ class _Task:
     not_before: float = 0.0
 
 
+class _Cluster:
+    """What the cluster has: its nodes, which are looked at now and then, and its head."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._head = _address_of_head(ray)
+        self._fits_since = self._answered = time.monotonic()
+        self._look()
+
+    def _look(self) -> None:
+        self._nodes = [entry["Resources"] for entry in self._ray.nodes() if entry["Alive"]]
+        self._looked = time.monotonic()
+
+    def resources(self, work: Work, memory: int, jobs: int | None) -> dict[str, float]:
+        """Return what a work asks for.
+
+        Args:
+            work: the runs.
+            memory: bytes of a training step.
+            jobs: processes side by side per node; None gives each a CPU per device.
+
+        Raises:
+            ConfigError: the runs want several nodes each.
+        """
+        hardware = work.plans[0].config.hardware
+        if hardware.num_nodes > 1:
+            raise ConfigError("--launcher ray gives a run one node; leave hardware.num_nodes at 1.")
+        has_gpus = any(node.get("GPU", 0) for node in self._nodes)
+        gpus = hardware.devices if has_gpus and hardware.accelerator in ("auto", "gpu", "cuda") else 0
+        cpus = hardware.devices
+        if jobs is not None:
+            smallest = min((node["CPU"] for node in self._nodes if node.get("CPU")), default=1)
+            cpus = max(hardware.devices, int(smallest) // jobs)
+        # On a GPU the step's memory is the GPU's.
+        return {"CPU": cpus, "GPU": gpus, "memory": _BASE_MEMORY + (0 if gpus else memory)}
+
+    def fits(self, wanted: Mapping[str, float]) -> bool:
+        """Say whether a node has these resources, free or not."""
+        return any(all(node.get(name, 0) >= value for name, value in wanted.items()) for node in self._nodes)
+
+    def check_that_one_fits(self, tasks: Sequence[_Task]) -> None:
+        """Look now and then whether a node can do something of what is left.
+
+        Raises:
+            ClusterError: none could for a while.
+        """
+        if time.monotonic() - self._looked < _LOOK_S:
+            return
+        self._look()
+        if any(self.fits(task.resources) for task in tasks):
+            self._fits_since = self._looked
+        elif tasks and self._looked - self._fits_since > _FIT_S:
+            raise _misfit(tasks[0])
+
+    def answers(self) -> bool:
+        """Say whether the head can be reached.
+
+        Raises:
+            ClusterError: it could not for a while.
+        """
+        moment = time.monotonic()
+        if self._head is None or _answers(self._head):
+            self._answered = moment
+            return True
+        if moment - self._answered > _HEAD_S:
+            raise ClusterError(
+                "the head of the Ray cluster is gone; what is finished is kept. Start the cluster again, and the same "
+                "command continues where this one stopped."
+            )
+        return False
+
+
+def _misfit(task: _Task) -> ClusterError:
+    wanted = task.resources
+    return ClusterError(
+        f"{task.work.label} needs a node with {wanted['CPU']:g} CPUs, {wanted['GPU']:g} GPUs and "
+        f"{wanted['memory'] / 1e9:.1f} GB of memory, and no node of the cluster has them."
+    )
+
+
 class _Driver:
     """Gives works to the cluster, brings home what they leave, and gives out again what dies."""
 
     def __init__(self, ray: Any, works: Sequence[Work], needed: Sequence[int], options: Options) -> None:
         self._ray, self._works, self._options = ray, works, options
+        self._cluster = _Cluster(ray)
         self._tasks = [
-            _Task(work, self._resources(work, memory), now(), [identify_result(plan) for plan in work.plans])
+            _Task(
+                work,
+                self._cluster.resources(work, memory, options.jobs),
+                now(),
+                [identify_result(plan) for plan in work.plans],
+            )
             for work, memory in zip(works, needed, strict=True)
         ]
         self._statuses = [[FAILED] * len(work.plans) for work in works]
         self._waiting = list(range(len(works)))
         self._running: dict[Any, int] = {}
-        self._fits_since = self._head_since = self._looked = time.monotonic()
-        self._head = _address_of_head(ray)
 
     def run(self) -> list[str]:
         if not self._works:
             return []
         for task in self._tasks:
-            self._check_that_a_node_fits(task)
+            if not self._cluster.fits(task.resources):
+                raise _misfit(task)
         self._start_board()
         output = self._works[0].plans[0].output
         with naming_the_folder(output):
@@ -220,10 +305,11 @@ class _Driver:
             with Display([plan for work in self._works for plan in work.plans]) as display:
                 while self._waiting or self._running:
                     raise_if_stopped()
-                    if not self._head_answers():  # Ray's own calls would now wait for it, and end this process
+                    if not self._cluster.answers():  # Ray's own calls would now wait for it, and end this process
                         time.sleep(_POLL_S)
                         continue
-                    self._check_that_something_fits()
+                    left = [*self._waiting, *self._running.values()]
+                    self._cluster.check_that_one_fits([self._tasks[index] for index in left])
                     self._submit(mark)
                     self._collect()
                     self._read_board()
@@ -241,70 +327,6 @@ class _Driver:
     def _pairs(self, index: int) -> list[tuple[Any, Seen]]:
         task = self._tasks[index]
         return list(zip(task.work.plans, task.seen, strict=True)) if task.seen else []
-
-    # --- what the cluster has
-
-    def _resources(self, work: Work, memory: int) -> dict[str, float]:
-        hardware = work.plans[0].config.hardware
-        nodes = self._nodes()
-        gpus = 0
-        if hardware.accelerator in ("auto", "gpu", "cuda") and any(resources.get("GPU", 0) for resources in nodes):
-            gpus = hardware.devices
-        if hardware.num_nodes > 1:
-            raise ConfigError("--launcher ray gives a run one node; leave hardware.num_nodes at 1.")
-        cpus = hardware.devices
-        if self._options.jobs is not None:
-            smallest = min((resources["CPU"] for resources in nodes if resources.get("CPU")), default=1)
-            cpus = max(hardware.devices, int(smallest) // self._options.jobs)
-        # On a GPU the step's memory is the GPU's.
-        return {"CPU": cpus, "GPU": gpus, "memory": _BASE_MEMORY + (0 if gpus else memory)}
-
-    def _nodes(self) -> list[dict[str, float]]:
-        return [entry["Resources"] for entry in self._ray.nodes() if entry["Alive"]]
-
-    def _fits(self, task: _Task) -> bool:
-        return any(all(has.get(k, 0) >= v for k, v in task.resources.items()) for has in self._nodes())
-
-    def _check_that_a_node_fits(self, task: _Task) -> None:
-        if not self._fits(task):
-            wanted = task.resources
-            raise ClusterError(
-                f"{task.work.label} needs a node with {wanted['CPU']:g} CPUs, {wanted['GPU']:g} GPUs and "
-                f"{wanted['memory'] / 1e9:.1f} GB of memory, and no node of the cluster has them."
-            )
-
-    def _head_answers(self) -> bool:
-        """Say whether the cluster's head can be reached.
-
-        Raises:
-            ClusterError: it could not for a while.
-        """
-        moment = time.monotonic()
-        if self._head is None or _answers(self._head):
-            self._head_since = moment
-            return True
-        if moment - self._head_since > _HEAD_S:
-            raise ClusterError(
-                "the head of the Ray cluster is gone; what is finished is kept. Start the cluster again, and the same "
-                "command continues where this one stopped."
-            )
-        return False
-
-    def _check_that_something_fits(self) -> None:
-        """See now and then that a node can do something of what is left.
-
-        Raises:
-            ClusterError: none could for a while.
-        """
-        moment = time.monotonic()
-        if moment - self._looked < _LOOK_S:
-            return
-        self._looked = moment
-        left = [*self._waiting, *self._running.values()]
-        if any(self._fits(self._tasks[index]) for index in left):
-            self._fits_since = moment
-        elif left and moment - self._fits_since > _FIT_S:
-            self._check_that_a_node_fits(self._tasks[left[0]])
 
     # --- giving out
 
