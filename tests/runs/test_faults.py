@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.loggers import csv_logs
 
 from dtbench import atomic
 from dtbench.errors import ResultError
@@ -243,6 +245,59 @@ def test_a_full_disk_is_named_in_one_sentence(tmp_path):
     assert done.returncode in (1, 2), done.stderr
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("run.json", 1),
+        ("latest.ckpt", 1),
+        ("final.ckpt", 1),
+        ("training.json", 1),
+        ("metrics.csv", 1),
+        ("seed-0.json", 2),
+    ],
+)
+def test_a_disk_that_fills_at_any_file_is_a_sentence_and_the_same_line_goes_on(
+    tmp_path, monkeypatch, capsys, name, code
+):
+    words = (*RUN, "--model", "bc", "--set", "training.checkpoint_every=5", "--output", tmp_path)
+    replacing, save = atomic.replacing, csv_logs._ExperimentWriter.save
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def replace(path):
+        if path.name == name:
+            raise full
+        return replacing(path)
+
+    def write(self):
+        if name == "metrics.csv":
+            raise full
+        save(self)
+
+    monkeypatch.setattr(atomic, "replacing", replace)
+    monkeypatch.setattr(csv_logs._ExperimentWriter, "save", write)
+    assert main(*words) == code
+    printed = capsys.readouterr().err
+    assert "No space left on device" in printed
+    assert "Traceback" not in printed
+    monkeypatch.undo()
+    assert main(*words) == 0
+    assert only_result(tmp_path).status == DONE
+
+
+def test_a_clock_that_jumps_back_harms_nothing(tmp_path, monkeypatch, capsys):
+    times = iter(f"2026-01-01T00:{minute:02}:00+00:00" for minute in range(59, 0, -1))
+    for module in ("dtbench.results.provenance", "dtbench.results.schema", "dtbench.runs.folder"):
+        monkeypatch.setattr(f"{module}.now", lambda: next(times))
+    words = (*RUN, "--model", "bc", "--output", tmp_path)
+    assert main(*words) == 0
+    result = only_result(tmp_path)
+    assert result.provenance.finished < result.provenance.started
+    monkeypatch.undo()
+    assert main(*words, "--seeds", "0-1", "--dry-run") == 0
+    assert "1 runs to do" in capsys.readouterr().out
+    assert main("status", tmp_path) == 0
 
 
 # --- processes that die
