@@ -7,8 +7,10 @@ import json
 import os
 import shutil
 import socket
+import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +24,10 @@ from dtbench.results.provenance import now
 
 #: What the system says of a file system that has no locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+
+
+#: Seconds between two signs of life of who holds a soft lock, and after which one without any is taken over.
+_SIGN_S, _STALE_S = 30.0, 600.0
 
 
 class Busy(Exception):
@@ -126,9 +132,29 @@ class RunFolder:
     def _lock(self) -> Iterator[None]:
         lock = self._acquired()
         try:
-            yield
+            with self._signs_of_life() if isinstance(lock, SoftFileLock) else nullcontext():
+                yield
         finally:
             lock.release()
+
+    @contextmanager
+    def _signs_of_life(self) -> Iterator[None]:
+        """Touch the soft lock now and then, from a thread: processes of other machines see that its holder lives."""
+        ended = threading.Event()
+
+        def touch() -> None:
+            while not ended.wait(_SIGN_S):
+                with suppress(OSError):
+                    os.utime(self.soft_lock_file)
+                    os.utime(self.holder)  # which is never older than the lock it is about
+
+        thread = threading.Thread(target=touch, name="signs-of-life", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def _acquired(self) -> BaseFileLock:
         lock = FileLock(self.lock_file, timeout=0)
@@ -145,8 +171,8 @@ class RunFolder:
     def _acquired_softly(self) -> BaseFileLock:
         """Lock by a file that exists or not, on a file system without real locks.
 
-        It survives a process that is killed. One of a process on this machine that is gone is removed; what runs on
-        another machine cannot be seen from here.
+        It survives a process that is killed. One of a process on this machine that is gone is removed; so is one of
+        another machine that has not been touched for ten minutes (`_signs_of_life`).
         """
         lock = SoftFileLock(self.soft_lock_file, timeout=0)
         for is_second in (False, True):
@@ -154,7 +180,7 @@ class RunFolder:
                 lock.acquire()
                 break
             except Timeout as error:
-                if is_second or not self._is_abandoned():
+                if is_second or not (self._is_abandoned() or self._is_stale()):
                     raise Busy from error
                 self.soft_lock_file.unlink(missing_ok=True)
             except OSError as error:
@@ -173,6 +199,15 @@ class RunFolder:
             return False
         holder = self._holder_here()
         return holder is not None and not is_alive(holder)
+
+    def _is_stale(self) -> bool:
+        """Say whether the soft lock has not been touched for long, by the clock of the file system it is on."""
+        try:
+            with tempfile.TemporaryFile(dir=self.path) as file:
+                now_there = os.fstat(file.fileno()).st_mtime
+            return now_there - self.soft_lock_file.stat().st_mtime > _STALE_S
+        except OSError:
+            return False
 
     def _holder_here(self) -> int | None:
         """Return the id of the process that holds the run, or held it last, if it is or was one of this machine."""

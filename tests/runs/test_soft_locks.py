@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from dtbench.errors import ResultError
 from dtbench.runs import folder as module
 from dtbench.runs.folder import Busy, RunFolder
+from tests.commands import wait_until
 
 
 class NoLocks:
@@ -91,3 +94,21 @@ def test_who_may_only_read_sees_the_processes_of_this_machine(tmp_path, monkeypa
         folder.holder.write_text(json.dumps({"host": "another", "pid": str(os.getpid())}))
         assert not folder.is_locked()
         monkeypatch.undo()
+
+
+def test_a_lock_of_another_machine_is_taken_over_when_its_holder_shows_no_sign_of_life(run):
+    abandon(run, host="elsewhere")
+    long_ago = time.time() - 2 * module._STALE_S
+    os.utime(run.soft_lock_file, (long_ago, long_ago))
+    assert not run.is_locked()
+    with run.lock():
+        assert run.read_holder()["host"] == socket.gethostname()
+
+
+def test_who_holds_a_soft_lock_shows_signs_of_life(run, monkeypatch):
+    monkeypatch.setattr(module, "_SIGN_S", 0.01)
+    with run.lock():
+        os.utime(run.soft_lock_file, (0, 0))
+        wait_until(lambda: run.soft_lock_file.stat().st_mtime > 0, 10)
+        wait_until(lambda: run.holder.stat().st_mtime_ns >= run.soft_lock_file.stat().st_mtime_ns, 10)
+    assert not run.soft_lock_file.exists()
