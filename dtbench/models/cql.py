@@ -165,10 +165,10 @@ class ConservativeQLearning(OfflineModule):
         The difference is T logsumexp(… / T) − Q(s, a) over uniform actions, actions of π(·|s′) and actions of π(·|s).
         Q of the policy's actions is raised to `least` (N,), if given.
         """
-        options, (count, dim) = self.options, actions.shape
+        options, dim = self.options, actions.shape[1]
         with torch.no_grad():
             target = rewards + (1 - ended) * options.discount * self.next_value(following, alpha)
-            uniform = torch.rand(count, options.sampled_actions, dim, device=actions.device) * 2 - 1
+            uniform = self.uniform_actions(observations)
             current, log_current = self.policy.sample(observations, options.sampled_actions)
             next_, log_next = self.policy.sample(following, options.sampled_actions)
             log_uniform = torch.full_like(log_current, dim * math.log(0.5))
@@ -186,6 +186,11 @@ class ConservativeQLearning(OfflineModule):
         if options.clip_difference_min is not None:
             difference = difference.clamp(min=options.clip_difference_min)
         return (of_data - target).square().mean(dim=1), difference.mean(dim=1)
+
+    def uniform_actions(self, observations: Tensor) -> Tensor:
+        """Draw actions in [−1, 1] for each of N states: (N, sampled_actions, action_dim)."""
+        shape = (len(observations), self.options.sampled_actions, self.spaces.action.size)
+        return torch.rand(shape, device=observations.device) * 2 - 1
 
     def next_value(self, following: Tensor, alpha: Tensor) -> Tensor:
         """Return the target critics' value of the next state: (N,)."""

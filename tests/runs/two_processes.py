@@ -14,6 +14,7 @@ from dtbench.console import quieten_libraries
 from dtbench.data.datamodule import TrajectoryDataModule
 from dtbench.data.windows import WindowOptions
 from dtbench.models.base import OfflineModule
+from dtbench.models.cql import ConservativeQLearning
 from dtbench.models.parts.dropout import Dropout
 from dtbench.registry import model_entry
 from dtbench.spaces import Spaces
@@ -31,7 +32,7 @@ def data(folder: Path, module: OfflineModule) -> TrajectoryDataModule:
 
 
 def build(folder: Path) -> OfflineModule:
-    """Build the model that the folder describes, without dropout: each process would draw its own."""
+    """Build the model that the folder describes; what is random is taken out: each process would draw its own."""
     content = json.loads((folder / "subject.json").read_text(encoding="utf-8"))
     model = model_entry(content["model"]).load()
     config: RunConfig = from_dict(content["config"], model.Config)
@@ -39,7 +40,28 @@ def build(folder: Path) -> OfflineModule:
     for part in module.modules():
         if isinstance(part, Dropout | nn.Dropout):
             part.p = 0.0
+    if isinstance(module, ConservativeQLearning) and module.discrete is None:
+        draw_by_state(module)
     return module
+
+
+def draw_by_state(module: ConservativeQLearning) -> None:
+    """Let CQL's actions be functions of the state, as varied as random ones."""
+    policy = module.policy
+
+    def spread(observations: torch.Tensor, count: int) -> torch.Tensor:
+        size = module.spaces.action.size
+        places = torch.arange(count * size, dtype=torch.float32).reshape(count, size)
+        return torch.sin(7 * observations.sum(-1)[:, None, None] + 2 * places)
+
+    def sample(observations: torch.Tensor, count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        distribution = policy.distribution(observations[:, None].expand(-1, count, -1))
+        normal = distribution.base_dist
+        actions = torch.tanh(normal.loc + normal.scale * spread(observations, count))
+        return actions, distribution.log_prob(actions).sum(-1)
+
+    policy.sample = sample
+    module.uniform_actions = lambda observations: spread(observations, module.options.sampled_actions)
 
 
 def main() -> None:
