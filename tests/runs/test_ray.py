@@ -42,6 +42,7 @@ pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not ins
 
 #: Cloning whose steps take long enough to be interrupted, however fast the machine is.
 SLOW = """
+import os
 import time
 from dtbench.models.bc import BehaviourCloning
 
@@ -50,7 +51,7 @@ class Slow(BehaviourCloning):
     Config = BehaviourCloning.Config
 
     def training_step(self, *arguments):
-        time.sleep(0.05)
+        time.sleep(float(os.environ.get("STEP_SECONDS", "0.15")))
         return super().training_step(*arguments)
 """
 #: The program on nodes that do not see the driver's folder: as all are on one machine, they look for it elsewhere.
@@ -172,7 +173,7 @@ def busy_on(cluster: Cluster, number: int, output: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_and_a_killed_node_cost_nothing(tmp_path, cluster, model):
+def test_a_killed_worker_and_a_killed_node_cost_nothing(tmp_path, cluster, model, monkeypatch):
     words = (*RUN, "--model", model, *OFTEN, "--seeds", f"0-{SEEDS - 1}")
     output = tmp_path / "ray"
     launch = ("--launcher", "ray", "--address", cluster.address)
@@ -190,6 +191,7 @@ def test_a_killed_worker_and_a_killed_node_cost_nothing(tmp_path, cluster, model
     assert text.count("it goes on elsewhere (retry 1 of 2)") == 2
     first = first_steps(output)
     assert (len(first), sum(step > 0 for step in first)) == (SEEDS + 2, 2)  # two went on from a checkpoint
+    monkeypatch.setenv("STEP_SECONDS", "0")
     dtbench(*words, "--output", tmp_path / "here")
     ours, theirs = results(tmp_path / "here"), results(output)
     assert len(ours) == SEEDS
@@ -202,7 +204,7 @@ def test_a_killed_worker_and_a_killed_node_cost_nothing(tmp_path, cluster, model
 
 
 @pytest.mark.slow
-def test_the_loss_of_the_head_is_said_in_a_sentence_and_the_same_line_goes_on(tmp_path, cluster, model):
+def test_the_loss_of_the_head_is_said_in_a_sentence_and_the_same_line_goes_on(tmp_path, cluster, model, monkeypatch):
     words = (*RUN, "--model", model, *OFTEN, "--seeds", "0-3", "--output", tmp_path)
     with start(*words, "--launcher", "ray", "--address", cluster.address) as driver:
         wait_until(lambda: any(busy_on(cluster, number, tmp_path) for number in range(3)))
@@ -213,6 +215,7 @@ def test_the_loss_of_the_head_is_said_in_a_sentence_and_the_same_line_goes_on(tm
     assert text.strip().splitlines()[-1].startswith("dtbench: the head of the Ray cluster is gone")
     assert "Traceback" not in text
     wait_until(lambda: not workers_of(tmp_path), 10)
+    monkeypatch.setenv("STEP_SECONDS", "0")
     dtbench(*words)
     assert [result.status for result in results(tmp_path).values()] == [DONE] * 4
 
@@ -233,7 +236,7 @@ def test_ctrl_c_calls_the_runs_off(tmp_path, cluster, model):
 
 
 @pytest.mark.slow
-def test_without_shared_storage_results_and_checkpoints_travel(tmp_path, cluster, model):
+def test_without_shared_storage_results_and_checkpoints_travel(tmp_path, cluster, model, monkeypatch):
     words = (*RUN, "--model", model, *OFTEN, "--seeds", "0-2")
     launch = ("--launcher", "ray", "--address", cluster.address, "--fetch-checkpoints")
     output = tmp_path / "ray"
@@ -248,6 +251,7 @@ def test_without_shared_storage_results_and_checkpoints_travel(tmp_path, cluster
     assert driver.returncode == 0, text
     assert text.count("it goes on elsewhere (retry 1 of 2)") == 1
     assert sum(step > 0 for step in first_steps(output)) == 1
+    monkeypatch.setenv("STEP_SECONDS", "0")
     dtbench(*words, "--output", tmp_path / "here")
     assert {name: result.scores for name, result in results(tmp_path / "here").items()} == {
         name: result.scores for name, result in results(output).items()
