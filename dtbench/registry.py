@@ -85,7 +85,7 @@ class ModelEntry:
         """
         if self.is_ours:
             class_name = self.target.rpartition(":")[2]
-            found: type[Any] = getattr(importlib.import_module("dtbench.models.options"), f"{class_name}Config")
+            found: type[Any] = getattr(importlib.import_module("dtbench.models.parts.options"), f"{class_name}Config")
             return found
         return self.load().Config
 

@@ -24,6 +24,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import file_utils
 
+from dtbench.models.backbone.common import load_for
 from dtbench.models.base import SequencePolicy
 from dtbench.models.gpt2_dt import ALIGNMENTS, Gpt2Dt, alignment_schedule
 from dtbench.models.gpt2_dtma import Gpt2Dtma
@@ -123,7 +124,7 @@ def lamo(checkout: Path) -> dict[str, float]:
     reference.eval()
     found = _actions(ours, lambda w: reference(*_of_kzl(w), attention_mask=w["padding_mask"].long())[1])
     ids = torch.randint(0, 50, (2, 16), generator=torch.Generator().manual_seed(0))
-    tables = model_config("lamo", backbone="gpt2").model.load().language
+    tables = load_for(model_config("lamo", backbone="gpt2").model).language
     language = LanguageLoss(tables, lambda seed, step, rank: ids, (2, 16), learns=False, positions=False)
     expected = reference.transformer_model(input_ids=ids, labels=ids).loss
     found["language loss"] = _distance(expected, language(ours.trunk, 0, 0, 0))

@@ -16,11 +16,11 @@ from dtbench.determinism import seed_torch
 from dtbench.errors import ConfigError
 from dtbench.hardware import on_gpu
 from dtbench.models.checkpoint import load_checkpoint
-from dtbench.models.options import SequenceConfig
 from dtbench.models.parts.actions import action_loss, mean_over_real
 from dtbench.models.parts.language_loss import LanguageLoss
 from dtbench.models.parts.memory import Numbers, frame_bytes, mlp_bytes, state_bytes, trunk_bytes
 from dtbench.models.parts.optimizer import adamw
+from dtbench.models.parts.options import SequenceConfig
 from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_PER_STEP, TokenEmbedding
 from dtbench.models.parts.trunk import Trunk, TrunkConfig
 from dtbench.spaces import Frames, Spaces

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from dtbench.config import RunConfig
 from dtbench.errors import ConfigError
 from dtbench.models.base import OfflineModule, Window
-from dtbench.models.options import BehaviourCloningConfig
 from dtbench.models.parts.actions import action_loss
 from dtbench.models.parts.dropout import Dropout
 from dtbench.models.parts.heads import Float32Linear
 from dtbench.models.parts.memory import Numbers, mlp_bytes
 from dtbench.models.parts.observations import FrameEncoder
+from dtbench.models.parts.options import BehaviourCloningConfig
 from dtbench.spaces import Spaces, Vector
 
 

@@ -19,9 +19,9 @@ from torch.func import functional_call
 
 from dtbench.config import RunConfig
 from dtbench.models.base import OfflineModule, Window
-from dtbench.models.options import ConservativeQLearningConfig
 from dtbench.models.parts.heads import Float32Linear
 from dtbench.models.parts.memory import Numbers, mlp_bytes
+from dtbench.models.parts.options import ConservativeQLearningConfig
 from dtbench.models.parts.quantiles import DiscreteCql, QuantileCritic
 from dtbench.spaces import Discrete, Spaces
 

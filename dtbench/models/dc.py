@@ -10,10 +10,10 @@ from torch import nn
 
 from dtbench.config import RunConfig
 from dtbench.models.base import SequencePolicy
-from dtbench.models.options import SMALL, DecisionConvFormerConfig
 from dtbench.models.parts.heads import trained_head
 from dtbench.models.parts.initial_weights import shrink
 from dtbench.models.parts.mixers import Attention, CausalConvolution
+from dtbench.models.parts.options import SMALL, DecisionConvFormerConfig
 from dtbench.models.parts.tokens import trained_tokens
 from dtbench.models.parts.trunk import Trunk, TrunkConfig
 from dtbench.spaces import Spaces

@@ -8,10 +8,10 @@ from typing import Any
 
 from dtbench.config import RunConfig
 from dtbench.models.base import SequencePolicy
-from dtbench.models.options import SMALL, DecisionTransformerConfig
 from dtbench.models.parts.heads import trained_head
 from dtbench.models.parts.initial_weights import shrink
 from dtbench.models.parts.mixers import Attention, SingleHeadAttention
+from dtbench.models.parts.options import SMALL, DecisionTransformerConfig
 from dtbench.models.parts.tokens import trained_tokens
 from dtbench.models.parts.trunk import Trunk
 from dtbench.spaces import Spaces

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from dtbench.config import RunConfig
-from dtbench.models.backbone.common import build_language_loss, prepare_backbone, reinit_heads
+from dtbench.models.backbone.common import build_language_loss, load_for, prepare_backbone, reinit_heads
 from dtbench.models.backbone.scratch import untrained_positions
 from dtbench.models.base import SequencePolicy, Window
-from dtbench.models.options import SMALL, Gpt2DtConfig
 from dtbench.models.parts.actions import mean_over_real
 from dtbench.models.parts.heads import ActionHead, SharedHead
 from dtbench.models.parts.initial_weights import shrink
 from dtbench.models.parts.mixers import Attention
+from dtbench.models.parts.options import SMALL, Gpt2DtConfig
 from dtbench.models.parts.tokens import TrajectoryEmbedding
 from dtbench.spaces import Spaces
 
@@ -35,7 +35,7 @@ class Gpt2Dt(SequencePolicy):
     def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
         super().__init__(config, spaces, seed)
         options = self.options
-        backbone = options.load()
+        backbone = load_for(options)
         tables, width = backbone.language, backbone.config.width
         self.initial_weights = options.describe_weights(backbone.description)
         self.embedding = TrajectoryEmbedding(self.spaces, width, norm_before_time=True, kind=options.embedding)

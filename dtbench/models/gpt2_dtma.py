@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from dtbench.config import RunConfig
 from dtbench.errors import ConfigError
-from dtbench.models.backbone.common import build_language_loss, prepare_backbone, reinit_heads
+from dtbench.models.backbone.common import build_language_loss, load_for, prepare_backbone, reinit_heads
 from dtbench.models.base import SequencePolicy, Window
-from dtbench.models.options import SMALL, Gpt2DtmaConfig
 from dtbench.models.parts.heads import ActionHead
 from dtbench.models.parts.initial_weights import shrink
 from dtbench.models.parts.mixers import Attention, HeadGatedAttention
+from dtbench.models.parts.options import SMALL, Gpt2DtmaConfig
 from dtbench.models.parts.tokens import TrajectoryEmbedding
 from dtbench.spaces import Spaces
 
@@ -28,7 +28,7 @@ class Gpt2Dtma(SequencePolicy):
     def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
         super().__init__(config, spaces, seed)
         options = self.options
-        backbone = options.load()
+        backbone = load_for(options)
         if backbone.model_type != "gpt2":
             raise ConfigError(f"GPT2-DTMA gates the heads of a GPT-2, and backbone {backbone.description} is none.")
         width = backbone.config.width

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from dtbench.config import RunConfig
 from dtbench.errors import ConfigError
-from dtbench.models.backbone.common import build_language_loss, prepare_backbone, reinit_heads
+from dtbench.models.backbone.common import build_language_loss, load_for, prepare_backbone, reinit_heads
 from dtbench.models.backbone.load import Backbone
 from dtbench.models.backbone.scratch import untrained_positions
 from dtbench.models.base import SequencePolicy, Window
-from dtbench.models.options import GYM, SMALL, LamoConfig
 from dtbench.models.parts.dropout import replace_dropouts
 from dtbench.models.parts.heads import ActionHead
 from dtbench.models.parts.initial_weights import shrink
 from dtbench.models.parts.mixers import Attention
+from dtbench.models.parts.options import GYM, SMALL, LamoConfig
 from dtbench.models.parts.tokens import TOKENS_PER_STEP, TrajectoryEmbedding
 from dtbench.spaces import Spaces
 
@@ -35,7 +35,7 @@ class Lamo(SequencePolicy):
     def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
         super().__init__(config, spaces, seed)
         options = self.options
-        backbone = options.load()
+        backbone = load_for(options)
         width = backbone.config.width
         self.initial_weights = options.describe_weights(backbone.description)
         self.embedding = TrajectoryEmbedding(

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from dtbench.errors import ConfigError
-from dtbench.models.backbone.load import Backbone
+from dtbench.models.backbone.load import Backbone, load_backbone
 from dtbench.models.backbone.text import TextBatches, open_text
-from dtbench.models.options import BackboneConfig
 from dtbench.models.parts.language_loss import LanguageLoss
 from dtbench.models.parts.mixers import Attention
+from dtbench.models.parts.options import BackboneConfig
 from dtbench.models.parts.trunk import Trunk
+
+#: GPT-2's own dropouts of embeddings and attention weights, which the reference repositories leave as they are.
+_GPT2_DROPOUT = 0.1
+
+
+def load_for(options: BackboneConfig) -> Backbone:
+    """Load the backbone that the options name."""
+    scratch = replace(options.trunk(), embedding_dropout=_GPT2_DROPOUT, attention_dropout=_GPT2_DROPOUT)
+    return load_backbone(options.backbone, scratch, options.dropout)
 
 
 def prepare_backbone(options: BackboneConfig) -> None:
@@ -21,7 +32,7 @@ def prepare_backbone(options: BackboneConfig) -> None:
         ConfigError: the backbone cannot be read, or is not a language model although there is a language loss.
         SourceError: backbone or text is not available; the message names alternatives.
     """
-    backbone = options.load()
+    backbone = load_for(options)
     if options.language_weight > 0:
         open_text(options.text, backbone, options.text_context)
 

@@ -20,7 +20,7 @@ from dtbench.determinism import generator
 from dtbench.errors import ConfigError, DataError, SourceError
 from dtbench.locks import lock
 from dtbench.models.backbone.hub import from_hub
-from dtbench.models.options import WIKITEXT
+from dtbench.models.parts.options import WIKITEXT
 from dtbench.resources import home
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dtbench.models.options import ATARI
 from dtbench.models.parts.initial_weights import shrink
+from dtbench.models.parts.options import ATARI
 
 
 class Float32Linear(nn.Linear):

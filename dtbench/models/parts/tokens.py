@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from dtbench.models.options import ATARI
 from dtbench.models.parts.actions import ResidualTable
 from dtbench.models.parts.observations import FrameEncoder
+from dtbench.models.parts.options import ATARI
 from dtbench.spaces import Continuous, Discrete, Frames, Spaces, Vector
 
 #: Tokens per time step and the place of the state among them: R̂_0 s_0 a_0 R̂_1 s_1 a_1 …

@@ -5,14 +5,13 @@ Whoever plans runs needs these and no network; this module therefore imports nei
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dtbench.config import require, require_not_negative, require_one_of, require_positive
 from dtbench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dtbench.models.backbone.load import Backbone
     from dtbench.models.parts.trunk import TrunkConfig
 
 #: More blocks than any trunk has; building them would take minutes before the mistake is found.
@@ -31,8 +30,6 @@ ALIGNMENTS = ("cosine", "reference")
 WIKITEXT = "wikitext-103"
 #: What the MLP of cloning sees; what its `top_fraction` is a share of.
 STATES, TOP_BY = ("step", "window"), ("trajectories", "steps")
-#: GPT-2's own dropouts of embeddings and attention weights, which the reference repositories leave as they are.
-_GPT2_DROPOUT = 0.1
 
 
 @dataclass
@@ -164,13 +161,6 @@ class BackboneConfig(SequenceConfig):
         require(self.text_context >= 2, "model.text_context", "must be at least 2", self.text_context)
         are_indices = all(head >= 0 for head in self.reinit_heads)
         require(are_indices, "model.reinit_heads", "must be indices of heads, counted from 0", list(self.reinit_heads))
-
-    def load(self) -> Backbone:
-        """Load the backbone that these options name."""
-        from dtbench.models.backbone.load import load_backbone
-
-        scratch = replace(self.trunk(), embedding_dropout=_GPT2_DROPOUT, attention_dropout=_GPT2_DROPOUT)
-        return load_backbone(self.backbone, scratch, self.dropout)
 
 
 @dataclass
