@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -101,6 +102,21 @@ def only_result(folder: Path) -> Result:
     """Read the one result under a folder."""
     (path,) = folder.glob(RESULTS)
     return read_result(path)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def parent_of(pid: int) -> int:
+    """Return the process id of a process's parent; 0 if it has ended."""
+    try:
+        return int(Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def workers_of(folder: Path) -> list[int]:

@@ -8,7 +8,10 @@ import sys
 import pytest
 
 from dtbench import registry
+from dtbench.data import windows
 from dtbench.errors import ConfigError, UnknownNameError
+from dtbench.models import gpt2_dt
+from dtbench.models.parts import activations, options, tokens
 from dtbench.registry import MODELS, model_entry, models
 from tests.commands import RUN, dtbench, main, only_result
 
@@ -222,8 +225,29 @@ def test_options_are_found_without_importing_the_model(name):
     assert model_entry(name).options is model_entry(name).load().Config
 
 
+PLAN = """
+import sys
+
+import dtbench.runs.execute
+from dtbench.registry import MODELS
+from dtbench.runs.plan import RunRequest, plan_runs
+
+[entry.settings for entry in MODELS.values()]
+print("torch" in sys.modules)
+plan_runs(RunRequest(models=list(MODELS), preset="quick", source="local"))
+print("lightning" in sys.modules)
+"""
+
+
 def test_planning_imports_no_lightning():
-    script = "import sys; from dtbench.runs.execute import execute; from dtbench.registry import MODELS; "
-    script += "[entry.settings for entry in MODELS.values()]; print('torch' in sys.modules, 'lightning' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    """Torch is asked which precision is fast, so that it may be imported then."""
+    done = subprocess.run([sys.executable, "-c", PLAN], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_names_of_options_are_those_of_the_parts():
+    """The options name what the parts build, in a module that does not import them."""
+    assert set(options.ACTIVATIONS) == set(activations.ACTIVATIONS)
+    assert set(options.MAPS) == set(tokens.EMBEDDINGS)
+    assert set(options.ALIGNMENTS) == set(gpt2_dt.ALIGNMENTS)
+    assert options.TOP_BY == windows.TOP_BY

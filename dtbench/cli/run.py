@@ -42,7 +42,7 @@ def run(
         str | None, typer.Option(help="With --launcher ray: the cluster, e.g. auto or HOST:PORT; else RAY_ADDRESS.")
     ] = None,
     retries: Annotated[
-        int, typer.Option(min=0, help="With --launcher ray: times that a run goes on after its process or node died.")
+        int, typer.Option(min=0, help="With --launcher ray: how often a run is resumed if its process or node dies.")
     ] = 2,
     fetch_checkpoints: Annotated[
         bool,

@@ -38,7 +38,7 @@ class RunRequest:
         jobs: runs side by side, each in a process of its own; None chooses by the hardware.
         launcher: `local` for this machine, `ray` for a Ray cluster.
         address: the cluster's; None takes `RAY_ADDRESS`, or starts a cluster of this machine alone.
-        retries: how often a run goes on elsewhere on the cluster after its process or its node has died.
+        retries: how many times a run on a cluster is resumed after its process or node has died.
         fetch_checkpoints: whether checkpoints come back from nodes that do not see the output folder.
         stack_seeds: whether the seeds of a small model are trained as one (`runs/stack.py`).
     """

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.stats
-from rliable import metrics
+from rliable import library, metrics
 
 from dtbench.errors import ResultError
 from dtbench.results import stats
@@ -51,6 +51,28 @@ def test_interval_is_the_stratified_bootstraps_expanded():
     expected = point + factor * (np.quantile(means, [0.025, 0.975]) - point)
     # Bootstraps of 10,000 and 4,000 draws: the ends' standard error is about 2 % of the interval's width.
     assert np.abs(expected - [low, high]).max() < 0.06 * (high - low)
+
+
+def test_many_resamples_at_once_give_rliables_own_intervals():
+    """Resamples are drawn once and measured together; rliable measures one after the other."""
+
+    def measures(scores):
+        return np.array([measure(scores) for measure in stats.AGGREGATES.values()])
+
+    def own(find):
+        np.random.seed(stats._SEED)
+        return np.asarray(find()[1]["model"])
+
+    options, thresholds = {"reps": 300, "confidence_interval_size": 0.95}, np.linspace(0, 1, 11)
+    ends = own(lambda: library.get_interval_estimates({"model": SCORES}, measures, **options))
+    expected = stats.expanded(measures(SCORES), ends, *SCORES.shape)
+    found = stats.aggregate(SCORES, 300)
+    assert pytest.approx(expected, abs=1e-12) == np.array([estimate.interval for estimate in found.values()]).T
+    (estimate,) = stats.mean_estimates(SCORES[None], 300)
+    assert estimate == found["mean"]
+    band = own(lambda: library.create_performance_profile({"model": SCORES}, thresholds, **options))
+    share, found_band = stats.performance_profile(SCORES, thresholds, 300)
+    assert found_band == pytest.approx(stats.expanded(share, band, *SCORES.shape).clip(0, 1), abs=1e-12)
 
 
 def test_expansion_is_hesterbergs_for_a_normal_bootstrap():

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from dtbench.config import HardwareConfig
 from dtbench.hardware import is_first_rank
 from dtbench.results.schema import FAILED
-from tests.commands import RUN, dtbench, environment, main, only_result, process, start, wait_until, workers_of
+from tests.commands import (
+    RUN,
+    dtbench,
+    environment,
+    free_port,
+    main,
+    only_result,
+    parent_of,
+    process,
+    start,
+    wait_until,
+    workers_of,
+)
 
 DDP = ("--accelerator", "cpu", "--strategy", "ddp")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.mark.slow
@@ -69,10 +73,6 @@ def test_a_killed_rank_ends_the_run_as_failed_within_a_minute(tmp_path, rank):
     assert result.error is not None
     assert "Traceback" not in text
     wait_until(lambda: not workers_of(tmp_path), 10)
-
-
-def parent_of(pid: int) -> int:
-    return int(Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_several_runs_on_several_nodes_are_refused(tmp_path, capsys):

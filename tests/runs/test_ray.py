@@ -29,8 +29,10 @@ from tests.commands import (
     TASK,
     dtbench,
     environment,
+    free_port,
     main,
     only_result,
+    parent_of,
     process,
     results,
     start,
@@ -72,9 +74,7 @@ class Cluster:
     """A head with a CPU, where the driver is, and two more nodes of a CPU each; they build their own data."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._folder = folder
         self.nodes: list[subprocess.Popen[bytes]] = []
@@ -119,13 +119,6 @@ def words_of(pid: int) -> list[str]:
         return Path("/proc", str(pid), "cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return []
-
-
-def parent_of(pid: int) -> int:
-    try:
-        return int(Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
 
 
 def descendants(pid: int) -> list[int]:
@@ -188,7 +181,7 @@ def test_a_killed_worker_and_a_killed_node_cost_nothing(tmp_path, cluster, model
         wait_until(lambda: not Path("/proc", str(worker)).exists(), 10)
         _, text = driver.communicate(timeout=400)
     assert driver.returncode == 0, text
-    assert text.count("it goes on elsewhere (retry 1 of 2)") == 2
+    assert text.count("submitted again (retry 1 of 2)") == 2
     first = first_steps(output)
     assert (len(first), sum(step > 0 for step in first)) == (SEEDS + 2, 2)  # two went on from a checkpoint
     monkeypatch.setenv("STEP_SECONDS", "0")
@@ -249,7 +242,7 @@ def test_without_shared_storage_results_and_checkpoints_travel(tmp_path, cluster
         cluster.kill(1)
         _, text = driver.communicate(timeout=300)
     assert driver.returncode == 0, text
-    assert text.count("it goes on elsewhere (retry 1 of 2)") == 1
+    assert text.count("submitted again (retry 1 of 2)") == 1
     assert sum(step > 0 for step in first_steps(output)) == 1
     monkeypatch.setenv("STEP_SECONDS", "0")
     dtbench(*words, "--output", tmp_path / "here")

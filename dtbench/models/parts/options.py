@@ -1,6 +1,6 @@
 """The section `model` of a configuration, for each model: its options, their defaults and what they may be.
 
-Whoever plans runs needs these and no network; this module therefore imports neither torch nor Lightning.
+Planning runs needs the options but no networks, so this module imports neither torch nor Lightning.
 """
 
 from __future__ import annotations

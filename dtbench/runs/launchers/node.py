@@ -1,12 +1,13 @@
-"""What a node of a Ray cluster does with the runs it is sent. It need not share any storage with the one who sends.
+"""What a node of a Ray cluster does with the runs it is sent. It need not share storage with the driver.
 
-Where the node sees the driver's output folder, the runs are done there. Else they are done in a folder of the node's
-own, which stays, so that the node goes on from its checkpoints; results and logs travel back as bytes.
+If the node sees the driver's output folder, it does the runs there. Otherwise it uses a folder of its own and sends
+results and logs back as bytes; that folder is kept, so that the node can resume from its checkpoints.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +44,7 @@ class Order:
         work: `Work.to_dict`.
         sender: the driver's host.
         mark: a file in the driver's output folder, which only nodes that share it see.
-        files: what a node without that folder needs, by path relative to it: checkpoints to go on from.
+        files: what a node without that folder needs, by path relative to it: checkpoints to resume from.
         modules: the text of model files, by path.
         threads: of the process.
         afresh: forget what the node has of these runs.
@@ -94,6 +95,7 @@ def do(order: Order, report: Report) -> Answer:
             _take_over(order, work)
         except Busy:
             return Answer(node, is_busy=True)
+    os.environ["OMP_NUM_THREADS"] = str(order.threads)  # Ray sets it to the CPUs of all ranks together
     worker = Worker.start(work, order.threads)
     sent: dict[str, float] = {}
     try:
@@ -156,7 +158,7 @@ def write_files(files: Mapping[str, bytes], output: Path) -> None:
 
 
 def checkpoints_of(plan: RunPlan) -> dict[str, bytes]:
-    """Return what another node needs to go on with the run, by path relative to the output folder."""
+    """Return the files from which another node can resume the run, by path relative to the output folder."""
     folder = plan.folder
     return _read((folder.record, folder.latest, folder.final, folder.training), plan.output)
 

@@ -1,32 +1,29 @@
-"""Runs as tasks of a Ray cluster (extra `ray`); what a node does with them is in `node.py`.
+"""Runs as tasks of a Ray cluster (extra `ray`). `cluster.py` knows the cluster, `node.py` what a node does.
 
-Every process of runs is a task that asks for CPUs, GPUs and memory. A task whose process or node dies is given to the
-cluster again, and goes on from the last checkpoint where that can be had: the output folder is on storage that nodes
-share, or checkpoints are fetched, or the node is the same. Nothing else needs to be shared: this package travels to the
-nodes as Ray's runtime environment, and datasets are built on each node under a lock.
+Every process of runs is a task that asks for CPUs, GPUs and memory. A task whose process or node dies is submitted
+again. It resumes from the run's last checkpoint if it can reach it: on shared storage, on the same node, or because
+checkpoints are fetched. Nothing else needs to be shared: this package is sent to the nodes as Ray's runtime
+environment, and each node builds its datasets under a lock.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
 import socket
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dtbench.console import err
-from dtbench.errors import ClusterError, ConfigError
-from dtbench.results.provenance import COMMAND, COMMIT, command, git_commit, now
+from dtbench.errors import ClusterError
+from dtbench.results.provenance import now
 from dtbench.results.schema import DONE, FAILED, INTERRUPTED, ErrorRecord
 from dtbench.runs.folder import naming_the_folder
 from dtbench.runs.launchers import node
+from dtbench.runs.launchers.cluster import Cluster, Demand, connected
 from dtbench.runs.live import Display, Seen
 from dtbench.runs.record import describe_outcome, has_finished, identify_result, record_without_scores
 from dtbench.runs.work import Work
@@ -36,12 +33,8 @@ from dtbench.signals import raise_if_stopped
 _POLL_S = 0.5
 #: Seconds after which runs are tried again that another command was working on.
 _BUSY_S = 5.0
-#: Seconds that tasks have to stop, that no node may fit what is left, and that the head may be out of reach.
-_GRACE_S, _FIT_S, _HEAD_S = 30.0, 60.0, 5.0
-#: Seconds between two looks at the nodes.
-_LOOK_S = 10.0
-#: Bytes of a run's two processes before any model: the task's own, and the one that trains.
-_BASE_MEMORY = 1_200_000_000
+#: Seconds that the board has to answer, and that tasks have to stop.
+_ANSWER_S, _GRACE_S = 5.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,7 @@ class Options:
     Attributes:
         address: of the cluster; None takes `RAY_ADDRESS`, or starts one on this machine for the time of the runs.
         jobs: processes side by side per node; None gives each a CPU per device.
-        retries: how often a run goes on after its process or node died.
+        retries: how many times a run is submitted again after its process or node has died.
         fetch_checkpoints: whether checkpoints come back from nodes that do not see the output folder.
         afresh: whether nodes forget what they have of these runs.
     """
@@ -76,74 +69,8 @@ def run_all(works: Sequence[Work], needed: Sequence[int], options: Options) -> l
         ClusterError: the cluster cannot be reached or is lost, or no node has what a run needs.
         Stopped, KeyboardInterrupt: after the runs were called off and recorded as interrupted.
     """
-    with _connected(options.address) as ray:
+    with connected(options.address) as ray:
         return _Driver(ray, works, needed, options).run()
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[Any]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    _use_token()
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError("The launcher ray needs Ray: pip install 'dtbench[ray]'.") from error
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    _check_that_it_answers(address)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        ray.init(
-            address=address,
-            runtime_env=_runtime_environment() if address else None,
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ClusterError(
-            f"The Ray cluster {address or 'of this machine'} cannot be used ({reason}); is it started, and does it "
-            "have this version of Ray and of Python?"
-        ) from error
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in handlers.items():  # Ray has put its own in their place
-            signal.signal(number, handler)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _check_that_it_answers(address: str | None) -> None:
-    """Ask the port of an address HOST:PORT once: Ray itself would try for minutes.
-
-    Raises:
-        ClusterError: nobody listens there.
-    """
-    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
-    if host and port.isdigit() and not _answers((host, int(port))):
-        raise ClusterError(f"No Ray cluster answers at {address}; start it (ray start --head), or name another one.")
-
-
-def _use_token() -> None:
-    """Show a cluster the token that `ray start` made; Ray itself does so only if `RAY_AUTH_MODE` is set."""
-    has_token = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    if has_token or Path("~/.ray/auth_token").expanduser().is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
-def _runtime_environment() -> dict[str, Any]:
-    """Return what makes the nodes run this very code: the installed package, or the parts of a checkout that count.
-
-    What dtbench depends on must be installed there.
-    """
-    package = Path(__file__).resolve().parents[2]
-    variables = {COMMAND: command(), COMMIT: git_commit() or ""}
-    if (package / "_resources").is_dir():
-        return {"py_modules": [str(package)], "env_vars": variables}
-    root, needed = package.parent, {"dtbench", "benchmarks", "baselines"}
-    others = sorted(f"/{entry.name}" for entry in root.iterdir() if entry.name not in needed)
-    return {"working_dir": str(root), "excludes": [*others, "__pycache__"], "env_vars": variables}
 
 
 def mark_in(folder: Path) -> Path:
@@ -183,7 +110,7 @@ class _Task:
     """
 
     work: Work
-    resources: dict[str, float]
+    demand: Demand
     started: str
     before: list[tuple[int, int] | None]
     attempts: int = 0
@@ -191,96 +118,16 @@ class _Task:
     not_before: float = 0.0
 
 
-class _Cluster:
-    """What the cluster has: its nodes, which are looked at now and then, and its head."""
-
-    def __init__(self, ray: Any) -> None:
-        self._ray = ray
-        self._head = _address_of_head(ray)
-        self._fits_since = self._answered = time.monotonic()
-        self._look()
-
-    def _look(self) -> None:
-        self._nodes = [entry["Resources"] for entry in self._ray.nodes() if entry["Alive"]]
-        self._looked = time.monotonic()
-
-    def resources(self, work: Work, memory: int, jobs: int | None) -> dict[str, float]:
-        """Return what a work asks for.
-
-        Args:
-            work: the runs.
-            memory: bytes of a training step.
-            jobs: processes side by side per node; None gives each a CPU per device.
-
-        Raises:
-            ConfigError: the runs want several nodes each.
-        """
-        hardware = work.plans[0].config.hardware
-        if hardware.num_nodes > 1:
-            raise ConfigError("--launcher ray gives a run one node; leave hardware.num_nodes at 1.")
-        has_gpus = any(node.get("GPU", 0) for node in self._nodes)
-        gpus = hardware.devices if has_gpus and hardware.accelerator in ("auto", "gpu", "cuda") else 0
-        cpus = hardware.devices
-        if jobs is not None:
-            smallest = min((node["CPU"] for node in self._nodes if node.get("CPU")), default=1)
-            cpus = max(hardware.devices, int(smallest) // jobs)
-        # On a GPU the step's memory is the GPU's.
-        return {"CPU": cpus, "GPU": gpus, "memory": _BASE_MEMORY + (0 if gpus else memory)}
-
-    def fits(self, wanted: Mapping[str, float]) -> bool:
-        """Say whether a node has these resources, free or not."""
-        return any(all(node.get(name, 0) >= value for name, value in wanted.items()) for node in self._nodes)
-
-    def check_that_one_fits(self, tasks: Sequence[_Task]) -> None:
-        """Look now and then whether a node can do something of what is left.
-
-        Raises:
-            ClusterError: none could for a while.
-        """
-        if time.monotonic() - self._looked < _LOOK_S:
-            return
-        self._look()
-        if any(self.fits(task.resources) for task in tasks):
-            self._fits_since = self._looked
-        elif tasks and self._looked - self._fits_since > _FIT_S:
-            raise _misfit(tasks[0])
-
-    def answers(self) -> bool:
-        """Say whether the head can be reached.
-
-        Raises:
-            ClusterError: it could not for a while.
-        """
-        moment = time.monotonic()
-        if self._head is None or _answers(self._head):
-            self._answered = moment
-            return True
-        if moment - self._answered > _HEAD_S:
-            raise ClusterError(
-                "the head of the Ray cluster is gone; what is finished is kept. Start the cluster again, and the same "
-                "command continues where this one stopped."
-            )
-        return False
-
-
-def _misfit(task: _Task) -> ClusterError:
-    wanted = task.resources
-    return ClusterError(
-        f"{task.work.label} needs a node with {wanted['CPU']:g} CPUs, {wanted['GPU']:g} GPUs and "
-        f"{wanted['memory'] / 1e9:.1f} GB of memory, and no node of the cluster has them."
-    )
-
-
 class _Driver:
     """Gives works to the cluster, brings home what they leave, and gives out again what dies."""
 
     def __init__(self, ray: Any, works: Sequence[Work], needed: Sequence[int], options: Options) -> None:
         self._ray, self._works, self._options = ray, works, options
-        self._cluster = _Cluster(ray)
+        self._cluster = Cluster(ray)
         self._tasks = [
             _Task(
                 work,
-                self._cluster.resources(work, memory, options.jobs),
+                self._cluster.demand(work, memory, options.jobs),
                 now(),
                 [identify_result(plan) for plan in work.plans],
             )
@@ -294,8 +141,8 @@ class _Driver:
         if not self._works:
             return []
         for task in self._tasks:
-            if not self._cluster.fits(task.resources):
-                raise _misfit(task)
+            if not self._cluster.fits(task.demand):
+                raise task.demand.error()
         self._start_board()
         output = self._works[0].plans[0].output
         with naming_the_folder(output):
@@ -309,7 +156,7 @@ class _Driver:
                         time.sleep(_POLL_S)
                         continue
                     left = [*self._waiting, *self._running.values()]
-                    self._cluster.check_that_one_fits([self._tasks[index] for index in left])
+                    self._cluster.check_that_one_fits([self._tasks[index].demand for index in left])
                     self._submit(mark)
                     self._collect()
                     self._read_board()
@@ -346,9 +193,9 @@ class _Driver:
                 err.print(f"{task.work.label}: finished by another command", markup=False)
                 continue
             remote = self._ray.remote(_do).options(
-                num_cpus=task.resources["CPU"],
-                num_gpus=task.resources["GPU"],
-                memory=task.resources["memory"],
+                num_cpus=task.demand.cpus,
+                num_gpus=task.demand.gpus,
+                memory=task.demand.memory,
                 max_retries=0,
                 scheduling_strategy="SPREAD",
             )
@@ -367,7 +214,7 @@ class _Driver:
             mark=mark,
             files=files,
             modules=_model_files(task.work),
-            threads=int(task.resources["CPU"]) // task.work.plans[0].config.hardware.devices,
+            threads=task.demand.cpus // task.work.plans[0].config.hardware.devices,
             afresh=self._options.afresh and task.attempts == 0,
             with_checkpoints=self._options.fetch_checkpoints,
         )
@@ -412,9 +259,9 @@ class _Driver:
             self._fail(index, failure)
             return
         where = f" on {task.seen[0].node}" if task.seen else ""
-        reason = failure.message.strip().splitlines()[0] if failure.message.strip() else failure.type
+        reason = failure.message.strip().partition(". ")[0].rstrip(".") or failure.type
         err.print(
-            f"{task.work.label}: died{where} ({reason}); it goes on elsewhere "
+            f"{task.work.label}: died{where} ({reason}); submitted again "
             f"(retry {task.attempts} of {self._options.retries})",
             markup=False,
         )
@@ -435,7 +282,7 @@ class _Driver:
 
     def _read_board(self) -> None:
         with suppress(self._ray.exceptions.RayError):  # what it shows is news, not a result
-            seen, files = self._ray.get(self._board.read.remote(), timeout=_HEAD_S)
+            seen, files = self._ray.get(self._board.read.remote(), timeout=_ANSWER_S)
             for index, state in seen.items():
                 self._tasks[index].seen = state
             output = self._works[0].plans[0].output
@@ -464,17 +311,3 @@ def _model_files(work: Work) -> dict[str, str]:
     """Return the text of the files that models from outside are in, by path."""
     files = {plan.model.address.rpartition(":")[0] for plan in work.plans}
     return {file: Path(file).read_text(encoding="utf-8") for file in files if file.endswith(".py")}
-
-
-def _address_of_head(ray: Any) -> tuple[str, int] | None:
-    """Return where the head listens, None through Ray's client, which has a connection of its own."""
-    host, _, port = str(ray.get_runtime_context().gcs_address or "").rpartition(":")
-    return (host, int(port)) if host and port.isdigit() else None
-
-
-def _answers(address: tuple[str, int]) -> bool:
-    try:
-        socket.create_connection(address, timeout=1.0).close()
-    except OSError:
-        return False
-    return True
