@@ -29,14 +29,28 @@ def on_gpu(hardware: HardwareConfig) -> bool:
 def is_first_rank(hardware: HardwareConfig) -> bool:
     """Say whether this process is the first of those that train one run: it alone writes records and talks.
 
-    The ranks are numbered by Lightning (`NODE_RANK`, `LOCAL_RANK`), by torchrun (`RANK`), or by Slurm.
+    The ranks are numbered by Lightning (`NODE_RANK`, `LOCAL_RANK`), by torchrun (`RANK`), or by srun (`SLURM_PROCID`).
     """
     if hardware.devices * hardware.num_nodes == 1:
         return True
-    for name in ("RANK", "SLURM_PROCID"):
-        if name in os.environ:
-            return int(os.environ[name]) == 0
+    if "RANK" in os.environ:
+        return int(os.environ["RANK"]) == 0
+    if started_by_srun():
+        return int(os.environ["SLURM_PROCID"]) == 0
     return all(int(os.environ.get(name, 0)) == 0 for name in ("NODE_RANK", "LOCAL_RANK"))
+
+
+def started_by_torchrun() -> bool:
+    """Say whether torchrun started this process, alone or as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def started_by_srun() -> bool:
+    """Say whether this process is one of several that one srun of Slurm started.
+
+    A batch script has Slurm's variables too, but is a single process.
+    """
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
 
 
 def fast_precision(*, gpu: bool) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from dtbench.config import HardwareConfig
 from dtbench.console import err
 from dtbench.errors import ConfigError, ResultError, UnknownNameError
-from dtbench.hardware import is_first_rank
+from dtbench.hardware import is_first_rank, started_by_srun, started_by_torchrun
 from dtbench.results.expectations import Verdict, check
 from dtbench.results.files import read_or_set_aside, read_result
 from dtbench.results.schema import DONE, Result
@@ -161,8 +161,9 @@ def _one_by_one(works: Sequence[Work]) -> list[str]:
 
 
 def _is_part_of_several(hardware: HardwareConfig) -> bool:
-    """Say whether this command was started several times for one run, on other nodes or by torchrun."""
-    return hardware.num_nodes > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+    """Say whether this command was started several times for one run: on other nodes, by torchrun, or by srun."""
+    by_srun = hardware.devices > 1 and started_by_srun()
+    return hardware.num_nodes > 1 or started_by_torchrun() or by_srun
 
 
 def _check_that_it_is_alone(todo: Sequence[RunPlan]) -> None:
@@ -173,7 +174,7 @@ def _check_that_it_is_alone(todo: Sequence[RunPlan]) -> None:
     """
     if len(todo) > 1 and any(_is_part_of_several(plan.config.hardware) for plan in todo):
         raise ConfigError(
-            f"Several nodes, or processes of torchrun, train one run at a time, and {len(todo)} are planned; "
+            f"Several nodes, or processes of torchrun or srun, train one run at a time, and {len(todo)} are planned; "
             "`dtbench run --dry-run --shell` prints a command line for each."
         )
 

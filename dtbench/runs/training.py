@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger
@@ -23,6 +25,7 @@ from dtbench.config import COMPILE_MODES, HardwareConfig, RunConfig
 from dtbench.console import err
 from dtbench.data.datamodule import TrajectoryDataModule
 from dtbench.errors import ConfigError
+from dtbench.hardware import started_by_srun, started_by_torchrun
 from dtbench.models.base import OfflineModule
 from dtbench.models.checkpoint import load_checkpoint
 from dtbench.results.schema import TrainingRecord
@@ -197,12 +200,14 @@ def compile_training(module: OfflineModule, hardware: HardwareConfig) -> None:
         err.print(f"{type(module).__name__} has nothing to compile: hardware.compile changes nothing", markup=False)
 
 
-def new_trainer(hardware: HardwareConfig, **options: Any) -> lightning.Trainer:
+def new_trainer(hardware: HardwareConfig, plugins: Sequence[Any] = (), **options: Any) -> lightning.Trainer:
     """Make Lightning's Trainer for the hardware asked for.
 
     Raises:
         ConfigError: Lightning does not know the accelerator, strategy or precision, or this machine lacks the devices.
     """
+    if _numbers_its_own_ranks(hardware):
+        plugins = [*plugins, LightningEnvironment()]
     try:
         return lightning.Trainer(
             accelerator=hardware.accelerator,
@@ -210,6 +215,7 @@ def new_trainer(hardware: HardwareConfig, **options: Any) -> lightning.Trainer:
             num_nodes=hardware.num_nodes,
             strategy=hardware.strategy,
             precision=hardware.precision,  # type: ignore[arg-type]
+            plugins=list(plugins),
             **options,
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
@@ -217,6 +223,16 @@ def new_trainer(hardware: HardwareConfig, **options: Any) -> lightning.Trainer:
         wanted += f"strategy={hardware.strategy}, precision={hardware.precision}"
         reason = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(f"Lightning refuses {wanted}: {reason}.") from error
+
+
+def _numbers_its_own_ranks(hardware: HardwareConfig) -> bool:
+    """Say whether Slurm has no part in a run, though its variables are there.
+
+    Lightning takes them for srun's. In a batch script, which is a single process, it would wait for tasks that nobody
+    starts; and tasks of one srun that train on one device each have nothing to do with each other.
+    """
+    is_alone = hardware.devices * hardware.num_nodes == 1
+    return "SLURM_JOB_ID" in os.environ and not started_by_torchrun() and (is_alone or not started_by_srun())
 
 
 def sha256(file: Path) -> str:

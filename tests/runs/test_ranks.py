@@ -12,8 +12,10 @@ import pytest
 
 from dtbench.config import HardwareConfig
 from dtbench.hardware import is_first_rank
+from dtbench.results.files import read_result
 from dtbench.results.schema import FAILED
 from tests.commands import (
+    RESULTS,
     RUN,
     dtbench,
     environment,
@@ -82,16 +84,54 @@ def test_several_runs_on_several_nodes_are_refused(tmp_path, capsys):
     assert "2 runs to do" in dtbench(*words, "--dry-run")
 
 
+#: What a batch script of Slurm finds in its environment, where `sbatch --ntasks 2` was asked for.
+BATCH_SCRIPT = {
+    "SLURM_JOB_ID": "1",
+    "SLURM_JOB_NAME": "wrap",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+}
+
+
+@pytest.mark.slow
+def test_a_batch_script_of_slurm_trains_on_two_devices_by_itself(tmp_path, monkeypatch):
+    for name, value in BATCH_SCRIPT.items():
+        monkeypatch.setenv(name, value)
+    done = process(*RUN, "--model", "bc", *DDP, "--devices", "2", "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert only_result(tmp_path).training.world_size == 2
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_tasks_of_slurm_with_a_device_each_train_for_themselves(tmp_path, monkeypatch, tasks):
+    for name, value in {**BATCH_SCRIPT, "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": str(tasks)}.items():
+        monkeypatch.setenv(name, value)
+    assert main(*RUN, "--model", "bc", "--seeds", "0-1", "--output", tmp_path) == 0
+    assert [read_result(path).training.world_size for path in tmp_path.glob(RESULTS)] == [1, 1]
+
+
+def test_several_runs_of_one_srun_on_two_devices_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert main(*RUN, "--model", "bc", "--seeds", "0-1", *DDP, "--devices", "2", "--output", tmp_path) == 2
+    assert "train one run at a time, and 2 are planned" in capsys.readouterr().err
+
+
 def test_who_is_first(monkeypatch):
-    for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"):
+    for name in ("RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "NODE_RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     alone, pair = HardwareConfig(), HardwareConfig(devices=2)
     assert is_first_rank(pair)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert not is_first_rank(pair)
+    monkeypatch.setenv("SLURM_PROCID", "0")  # of a batch script, whose process Lightning gave a second one
+    assert not is_first_rank(pair)
     monkeypatch.setenv("RANK", "0")
     assert is_first_rank(pair)
     monkeypatch.delenv("RANK")
+    monkeypatch.delenv("LOCAL_RANK")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "3")
     assert not is_first_rank(pair)
     assert is_first_rank(alone)  # a job of its own among several of one srun
