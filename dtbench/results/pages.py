@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,13 +117,14 @@ def absent_models(section: Section) -> list[str]:
     return ["### Missing models", f"No finished run here: {', '.join(map(code, section.absent))}."]
 
 
-def trials_text(preset: str, count: int | None = None, suite: str = "") -> str:
+def trials_text(preset: str, count: int | None = None, suite: str = "", models: Collection[str] = ()) -> str:
     """Say how many hyper-parameter trials each model had, as the preset's file records it under `trials`.
 
     Args:
         preset: the preset's name; one that is not shipped has no record.
-        suite: the suite's name; the preset's settings for its domain have a record of their own.
         count: the number where it is known from elsewhere, e.g. from a board; the preset's record is then left out.
+        suite: the suite's name; the preset's settings for its domain have a record of their own.
+        models: those on the page; the record names models `without` trials.
     """
     found: dict[str, Any] = _recorded_trials(preset, suite) if count is None else {"count": count}
     count = found.get("count")
@@ -134,7 +135,9 @@ def trials_text(preset: str, count: int | None = None, suite: str = "") -> str:
         f"with seeds {either(found['seeds'])}" if isinstance(found.get("seeds"), list) else "",
     ]
     where = f" (table: {found['table']})" if isinstance(found.get("table"), str) else ""
-    return markdown_text(f"Hyper-parameter trials per model: {' '.join([str(count), *filter(None, how)])}{where}.")
+    without = [model for model in found.get("without") or () if model in models]
+    but = f"; none for {', '.join(without)}" if without else ""
+    return markdown_text(f"Hyper-parameter trials per model: {' '.join([str(count), *filter(None, how)])}{where}{but}.")
 
 
 def _recorded_trials(preset: str, suite: str) -> dict[str, Any]:
@@ -167,7 +170,9 @@ def _unfinished_run(label: str, result: Result) -> str:
 def protocol(section: Section, trials: int | None = None) -> str:
     """Say how the runs were scored, and how many hyper-parameter trials each model had."""
     finished, seeds = section.finished, sorted({result.seed for result in section.finished})
-    searched = trials_text(section.preset, trials, section.suite.partition("@")[0])
+    searched = trials_text(
+        section.preset, trials, section.suite.partition("@")[0], {result.model.name for result in finished}
+    )
     targets = {result.task.id: result.task.score_target for result in finished}
     listed = ", ".join(f"{markdown_text(task)} {targets[task]:g}" for task in section.tasks if task in targets)
     episodes = sorted({result.measured.evaluation.episodes for result in finished})

@@ -131,6 +131,11 @@ def test_trials_are_those_that_the_preset_records(monkeypatch):
         "Hyper-parameter trials per model: 12 on hopper-medium, b with seeds 100 or 101 (table: benchmarks/budgets.md)."
     )
     assert pages.trials_text("quick", suite="d4rl-long") == pages.trials_text("quick")
+    found["without"] = ["new", "newer"]
+    assert pages.trials_text("quick", models=["dt", "newer"]).endswith(
+        "(table: benchmarks/budgets.md); none for newer."
+    )
+    assert pages.trials_text("quick", models=["dt"]).endswith("budgets.md).")
     assert pages.trials_text("quick", suite="atari") == "Hyper-parameter trials per model: 0."
     assert pages.trials_text("quick", 3) == "Hyper-parameter trials per model: 3."
     for odd in (None, [], {"count": "many"}, {"count": True}):
