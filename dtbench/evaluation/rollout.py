@@ -373,9 +373,7 @@ class _Actor:
         found = f"a {kind.__module__}.{kind.__qualname__}"
         if isinstance(actions, Tensor):
             found = f"shape {tuple(actions.shape)}"
-        raise DtbenchError(
-            f"{where} returned {found}, but a tensor of shape (B, action size) = {needed} is needed."
-        )
+        raise DtbenchError(f"{where} returned {found}, but a tensor of shape (B, action size) = {needed} is needed.")
 
 
 def _act(actor: _Actor, history: _History, size: int, step: int, alive: NDArray[np.int_]) -> Tensor:

@@ -35,7 +35,14 @@ from dtbench.models.parts.tokens import (
 from dtbench.models.parts.trunk import RecurrentMixer, State, Trunk, TrunkConfig
 from dtbench.spaces import Frames, Spaces
 
-__all__ = ["OfflineModule", "SequenceConfig", "SequencePolicy", "State", "Window", "mean_over_real"]  # for a model of your own
+__all__ = [
+    "OfflineModule",
+    "SequenceConfig",
+    "SequencePolicy",
+    "State",
+    "Window",
+    "mean_over_real",
+]  # for a model of your own
 
 Window = dict[str, Tensor]
 _RECENT = 100
@@ -341,9 +348,9 @@ class SequencePolicy(OfflineModule):
 class RecurrentPolicy(SequencePolicy):
     """DT with a recurrent mixer in the place of attention: tokens, MLPs, head and loss are DT's.
 
-    It is trained on windows of K steps. With `memory: episode` it acts on a state that goes on through the whole episode,
-    at the same cost in every step; with `memory: window` on the last K steps, as DT. Both read the same tokens, with the
-    steps' own times, and are equal as long as an episode fits into a window.
+    It is trained on windows of K steps. With `memory: episode` it acts on a state that goes on through the whole
+    episode, at the same cost in every step; with `memory: window` on the last K steps, as DT. Both read the same tokens,
+    with the steps' own times, and are equal as long as an episode fits into a window.
     """
 
     options: RecurrentConfig

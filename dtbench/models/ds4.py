@@ -1,4 +1,4 @@
-"""Decision S4 (Bar-David et al., 2023, arXiv 2306.05167, ICLR 2023) on diagonal state spaces; its code is not public."""
+"""Decision S4 (Bar-David et al., 2023, arXiv 2306.05167, ICLR 2023) on diagonal state spaces; it has no code."""
 
 from __future__ import annotations
 

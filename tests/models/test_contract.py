@@ -182,7 +182,13 @@ def test_the_command_says_what_is_wrong_and_exits_with_1():
     text = dtbench("check-model", "tests.models.broken:WrongShape", expect=1)
     lines = text.strip().splitlines()
     assert lines[0].startswith("WRONG act")
-    assert [line.split()[1] for line in lines if line.startswith("–")] == ["reaction", "causality", "padding", "state", "saving"]
+    assert [line.split()[1] for line in lines if line.startswith("–")] == [
+        "reaction",
+        "causality",
+        "padding",
+        "state",
+        "saving",
+    ]
     rows = json.loads(dtbench("check-model", "tests.models.broken:Constant", "--json", expect=1))
     assert [row["check"] for row in rows if not row["passed"]] == ["reaction"]
     assert set(rows[0]) == {"check", "passed", "message"}

@@ -19,7 +19,9 @@ def test_dynamics_are_trained_without_weight_decay_and_all_else_with_it():
     module = build()
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     optimizer = module.configure_optimizers()["optimizer"]
-    grouped = [(names[id(weight)], group["weight_decay"]) for group in optimizer.param_groups for weight in group["params"]]
+    grouped = [
+        (names[id(weight)], group["weight_decay"]) for group in optimizer.param_groups for weight in group["params"]
+    ]
     assert sorted(name for name, _ in grouped) == sorted(names.values())
     free = {name for name, decay in grouped if decay == 0}
     assert free == {

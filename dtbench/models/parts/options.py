@@ -130,8 +130,8 @@ class RecurrentConfig(SequenceConfig):
     """Size of the trunk, and what the policy remembers. `heads` stays 1: recurrent mixers have none.
 
     Attributes:
-        memory: `episode`: the policy acts on a state that it carries through the whole episode, at the same cost in every
-            step; `window`: on the last K steps, as it is trained.
+        memory: `episode`: the policy acts on a state that it carries through the whole episode, at the same cost in
+            every step; `window`: on the last K steps, as it is trained.
     """
 
     memory: str = EPISODE

@@ -1,7 +1,7 @@
 """Recurrent token mixers: over all tokens of a window at once in training, from token to token when a policy acts.
 
-They are called as the mixers of `mixers.py`, and carry a state as `trunk.RecurrentMixer` says. What they carry is computed
-in float32 whatever the precision of the maps around it: it adds up over a thousand steps.
+They are called as the mixers of `mixers.py`, and carry a state as `trunk.RecurrentMixer` says. What they carry is
+computed in float32 whatever the precision of the maps around it: it adds up over a thousand steps.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class SelectiveStateSpace(RecurrentMixer):
 
         h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t u_t,    y_t = C_t h_t + D u_t,
 
-    and the output map takes y_t · SiLU(z_t). A starts at −(1, …, N) and is learned as its logarithm, D starts at 1, and Δ
-    is drawn log-uniformly from [0.001, 0.1] by its bias, inside a softplus. All maps but that of Δ have no bias.
+    and the output map takes y_t · SiLU(z_t). A starts at −(1, …, N) and is learned as its logarithm, D starts at 1, and
+    Δ is drawn log-uniformly from [0.001, 0.1] by its bias, inside a softplus. All maps but that of Δ have no bias.
 
     Args:
         states: N.
@@ -163,7 +163,7 @@ class DiagonalStateSpace(RecurrentMixer):
 
         h_t = exp(ΔA) h_{t−1} + (exp(ΔA) − 1) / A · u_t,    y_t = 2 Re Σ_n C_n h_{t,n} + D u_t,
 
-    which over all tokens is the convolution of u with K_t = 2 Re Σ_n C_n (exp(ΔA_n) − 1) / A_n · exp(ΔA_n t), done by FFT.
+    which over all tokens is the convolution of u with K_t = 2 Re Σ_n C_n (exp(ΔA_n) − 1) / A_n · exp(ΔA_n t), by FFT.
     GELU, dropout and a linear map with GLU follow. Δ starts log-uniform in [0.001, 0.1], C and D are standard normal.
 
     Args:
@@ -207,7 +207,7 @@ class DiagonalStateSpace(RecurrentMixer):
         return self._mapped(torch.stack(mixed, dim=1)), torch.view_as_real(hidden)
 
     def _discrete(self) -> tuple[Tensor, Tensor]:
-        """Return ΔA, and C (exp(ΔA) − 1) / A, by which h is read if it is driven by u itself: (width, N / 2) complex."""
+        """Return ΔA, and C (exp(ΔA) − 1) / A, which reads an h that u itself drives: (width, N / 2) complex."""
         a = torch.complex(-self.log_damping.exp(), self.frequency)
         rate = a * self.log_delta.exp()[:, None]
         return rate, torch.view_as_complex(self.read) * (rate.exp() - 1) / a

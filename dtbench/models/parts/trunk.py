@@ -83,7 +83,7 @@ State = tuple[Tensor, ...]
 
 
 class RecurrentMixer(nn.Module, ABC):
-    """A mixer that can also go on from what it carried out of the tokens before, in a time that their number leaves alone.
+    """A mixer that can also go on from a state that stands for all tokens before, however many these are.
 
     Padding stands before a sequence's first real token only, and leaves the state at its initial value.
 

@@ -116,7 +116,9 @@ def test_a_window_is_the_defining_recurrence_over_its_real_tokens(name):
     found = made(x, TokenMask(real)).numpy()
     for row in range(3):
         expected = BY_HAND[name](numbers(made), x[row, real[row]].double().numpy())
-        np.testing.assert_allclose(found[row, real[row]], expected, atol=2e-6)  # float32 against float64; outputs of order 1
+        np.testing.assert_allclose(
+            found[row, real[row]], expected, atol=2e-6
+        )  # float32 against float64; outputs of order 1
 
 
 @pytest.mark.parametrize("name", list(MIXERS))
@@ -187,8 +189,12 @@ def test_initial_state_spaces_are_the_published_ones():
         deltas = torch.nn.functional.softplus(made.delta_bias)
         assert 0.001 * 0.999 <= deltas.min() < 0.002
         assert 0.05 < deltas.max() <= 0.1 * 1.001
-        assert deltas.log().mean().item() == pytest.approx(math.log(0.01), abs=0.36)  # three standard errors of 128 draws
-        assert made.delta_weight.abs().max().item() == pytest.approx(4**-0.5, rel=0.02)  # uniform in ± rank^(−1/2), rank 64 / 16
+        assert deltas.log().mean().item() == pytest.approx(
+            math.log(0.01), abs=0.36
+        )  # three standard errors of 128 draws
+        assert made.delta_weight.abs().max().item() == pytest.approx(
+            4**-0.5, rel=0.02
+        )  # uniform in ± rank^(−1/2), rank 64 / 16
         assert made.input.weight.std().item() == pytest.approx(0.02, rel=0.05)
     for block in Trunk(config, lambda config, layer: DiagonalStateSpace(config)).blocks:
         made = block.mixer
