@@ -349,8 +349,8 @@ class RecurrentPolicy(SequencePolicy):
     """DT with a recurrent mixer in the place of attention: tokens, MLPs, head and loss are DT's.
 
     It is trained on windows of K steps. With `memory: episode` it acts on a state that goes on through the whole
-    episode, at the same cost in every step; with `memory: window` on the last K steps, as DT. Both read the same tokens,
-    with the steps' own times, and are equal as long as an episode fits into a window.
+    episode, at the same cost in every step; with `memory: window` on the last K steps, as DT. Both read the same
+    tokens, with the steps' own times, and are equal as long as an episode fits into a window.
     """
 
     options: RecurrentConfig
