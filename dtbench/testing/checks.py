@@ -40,8 +40,8 @@ UNSEEN = 1e-6
 #: A stack adds in another order than the lone runs. Measured on our models: 5e-7 of a loss after 50 steps at a rate of
 #: 1e-3, and 8e-6 after five of an unstable training. Other dropout masks or windows change a loss by 1e-2 and more.
 STACKED = 1e-3
-#: A recurrence adds in another order than its parallel form. Measured on our models, relative to the actions' size: 2e-7
-#: in windows of 20 steps.
+#: A recurrence adds in another order than its parallel form. Measured on our models, relative to the actions' size:
+#: 2e-7 in windows of 20 steps.
 RECURRENT = 1e-5
 #: Everything that a window tells, apart from time.
 _CONTENT = ("observations", "actions", "rewards", "returns_to_go", "next_observations")
