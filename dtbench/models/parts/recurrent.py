@@ -133,8 +133,8 @@ def selective_scan(
     """Compute h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t u_t and y_t = C_t h_t over all tokens.
 
     All sequences and channels go through a token together, in steps that fit into a processor's cache. Doubling (log₂ T
-    passes over all tokens at once) takes fewer calls, and moves so much memory that it took 10 times as long and more on
-    one thread of a CPU.
+    passes over all tokens at once) takes fewer calls, and moves so much memory that it took 10 times as long and more
+    on one thread of a CPU.
 
     Args:
         u: (B, T, inner).
