@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import contexts
 import h5py
 import numpy as np
 import pytest
@@ -207,6 +208,14 @@ def test_evaluation(benchmark, windows, episodes):
     benchmark.pedantic(evaluate, args=(model, cheetah, 6000.0, episodes), rounds=5, warmup_rounds=1)
     if benchmark.stats is not None:  # as it is with --benchmark-disable
         benchmark.extra_info["env_steps_per_s"] = round(episodes * EVALUATION_STEPS / benchmark.stats.stats.median)
+
+
+@pytest.mark.parametrize("context", [20, 200])
+@pytest.mark.parametrize("name", list(contexts.MODELS))
+def test_action_of_ten(benchmark, name, context):
+    """What `contexts.py` tabulates: `dt` on a window of so many steps, the others on their state after as many."""
+    with torch.no_grad():
+        benchmark.pedantic(contexts.case(name, context).act, rounds=15, warmup_rounds=2)
 
 
 def test_help(benchmark):

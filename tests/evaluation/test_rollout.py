@@ -13,7 +13,8 @@ import torch
 from dtbench.environments.make import make_environment
 from dtbench.errors import ConfigError, DataError, DtbenchError
 from dtbench.evaluation.rollout import BLOCK, EvaluationProtocol, episode_seeds, evaluate, evaluate_together
-from dtbench.models.dt import DecisionTransformer
+from dtbench.models.base import OfflineModule
+from dtbench.registry import model_entry
 from dtbench.testing import model_config
 
 RNG = np.random.default_rng(0)
@@ -26,12 +27,12 @@ HOPPER = EvaluationProtocol(
 )
 
 
-def policy(**config) -> DecisionTransformer:
-    """Return a real DT with random weights, large enough that its matrix products are blocked."""
+def policy(name: str = "dt", **config) -> OfflineModule:
+    """Return a real model with random weights, large enough that its matrix products are blocked."""
     dims = {"observation_dim": 11, "action_dim": 3, "max_timesteps": 1000}
-    settings = model_config("dt", width=64, **config)
+    settings = model_config(name, width=64, **config)
     settings.training.context_length = 7
-    return DecisionTransformer(settings, dims).eval()
+    return model_entry(name).load()(settings, dims).eval()
 
 
 def singly(model, protocol: EvaluationProtocol, target: float, seed: int) -> tuple[float, int]:
@@ -98,6 +99,59 @@ def test_together_and_singly_are_identical(precision):
         assert part.seeds == together.seeds[:episodes]
         assert part.returns == together.returns[:episodes]
         assert part.lengths == together.lengths[:episodes]
+
+
+class Remembers:
+    """Acts on the sum of all observations of its episode so far, in the order in which they came."""
+
+    context_length = 120  # as many steps as an episode has
+
+    def act(self, window):
+        total = torch.zeros(len(window["observations"]), 11)
+        for step in range(self.context_length):
+            total = total + window["observations"][:, step] * window["padding_mask"][:, step, None]
+        return self.chosen(total, window["actions"][:, -2])
+
+    def chosen(self, total, before):
+        return torch.tanh(0.02 * total[:, :3] - 0.5 * before)
+
+
+class Carries(Remembers):
+    """Acts as `Remembers`, on a sum that it carries."""
+
+    def initial_state(self, count):
+        return (torch.zeros(1, 11).expand(count, 11),)
+
+    def act_step(self, last, state):
+        assert last["padding_mask"].shape == (BLOCK, 2)
+        total = state[0] + last["observations"][:, 1]
+        return self.chosen(total, last["actions"][:, 0]), (total,)
+
+
+@pytest.mark.parametrize("episodes", [1, 13])
+def test_a_state_goes_with_its_episode(episodes):
+    """Bit for bit what a window of the whole episode gives: idle rows and rows of ended episodes leave no trace."""
+    windows = evaluate(Remembers(), HOPPER, target=3600, episodes=episodes, seed=8)
+    assert evaluate(Carries(), HOPPER, target=3600, episodes=episodes, seed=8) == windows
+    assert episodes == 1 or len(set(windows.lengths)) > 1
+
+
+@pytest.mark.parametrize("name", ["ds4", "dmamba", "dlstm"])
+def test_recurrent_policies_act_alike_together_and_singly(name):
+    model = policy(name, memory="episode")
+    together = evaluate(model, HOPPER, target=3600, episodes=13, seed=8)
+    part = evaluate(model, HOPPER, target=3600, episodes=3, seed=8)
+    assert (part.returns, part.lengths) == (together.returns[:3], together.lengths[:3])
+    assert evaluate(model, HOPPER, target=3600, episodes=3, seed=8) == part  # each evaluation begins anew
+
+
+def test_what_act_step_returns_is_checked():
+    class Odd(Carries):
+        def act_step(self, last, state):
+            return torch.zeros(BLOCK, 1), state
+
+    with pytest.raises(DtbenchError, match=r"Odd.act_step returned shape \(10, 1\)"):
+        evaluate(Odd(), HOPPER, 0, 3)
 
 
 def test_exactly_n_episodes_each_environments_first():

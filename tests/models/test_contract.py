@@ -26,7 +26,7 @@ DEFAULT = "vector/continuous"
 REFUSED = {("cql", "frames/continuous")}
 
 #: Switches that make another model of a registered one.
-VARIANTS = [("gpt2_dtma", "model.gate=false")]
+VARIANTS = [("gpt2_dtma", "model.gate=false"), ("dmamba", "model.memory=episode"), ("dlstm", "model.memory=window")]
 
 
 def cases():
@@ -94,6 +94,8 @@ def test_a_sound_model_passes_at_every_context_length(monkeypatch, tmp_path, con
         (broken.LooksAhead, "causality", "looks ahead"),
         (broken.ReadsPadding, "padding", "act reads padded steps"),
         (broken.LearnsFromPadding, "padding", "The loss depends on padded steps"),
+        (broken.CountsItsSteps, "state", "In step 1 of an episode act_step chooses other actions than act"),
+        (broken.StatesOfNobody, "state", "a tuple of tensors with a row per episode"),
         (broken.NeverLearns, "learning", "does not learn"),
         (broken.ForgetsWhatItLearnt, "saving", "acts differently"),
         (broken.HiddenState, "resuming", "other losses than an uninterrupted one"),
@@ -180,7 +182,13 @@ def test_the_command_says_what_is_wrong_and_exits_with_1():
     text = dtbench("check-model", "tests.models.broken:WrongShape", expect=1)
     lines = text.strip().splitlines()
     assert lines[0].startswith("WRONG act")
-    assert [line.split()[1] for line in lines if line.startswith("–")] == ["reaction", "causality", "padding", "saving"]
+    assert [line.split()[1] for line in lines if line.startswith("–")] == [
+        "reaction",
+        "causality",
+        "padding",
+        "state",
+        "saving",
+    ]
     rows = json.loads(dtbench("check-model", "tests.models.broken:Constant", "--json", expect=1))
     assert [row["check"] for row in rows if not row["passed"]] == ["reaction"]
     assert set(rows[0]) == {"check", "passed", "message"}

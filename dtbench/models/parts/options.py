@@ -20,6 +20,8 @@ MOST_LAYERS = 1000
 ACTIVATIONS = ("relu", "gelu", "gelu_new")
 #: Initial weights of embeddings and head.
 INITS = PUBLISHED, SMALL = "published", "small"
+#: What a recurrent policy remembers when it acts: all steps of the episode, or those of a window.
+MEMORIES = EPISODE, WINDOW = "episode", "window"
 #: Which of two published codes tokens and head follow.
 TOKENS = GYM, ATARI = "gym", "atari"
 #: Kinds of embeddings and heads.
@@ -121,6 +123,65 @@ class DecisionConvFormerConfig(SequenceConfig):
         super().__post_init__()
         require_positive("model", self, "window")
         require_one_of("model.tokens", self.tokens, TOKENS)
+
+
+@dataclass
+class RecurrentConfig(SequenceConfig):
+    """Size of the trunk, and what the policy remembers. `heads` stays 1: recurrent mixers have none.
+
+    Attributes:
+        memory: `episode`: the policy acts on a state that it carries through the whole episode, at the same cost in
+            every step; `window`: on the last K steps, as it is trained.
+    """
+
+    memory: str = EPISODE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.heads == 1, "model.heads", "must be 1, because recurrent mixers have no heads", self.heads)
+        require_one_of("model.memory", self.memory, MEMORIES)
+
+
+@dataclass
+class DecisionLstmConfig(RecurrentConfig):
+    """An LSTM in each layer, as wide as the tokens."""
+
+
+@dataclass
+class DecisionMambaConfig(RecurrentConfig):
+    """A selective state space in each layer.
+
+    Attributes:
+        states: N, numbers that each channel carries.
+        expand: channels of the mixer per channel of a token.
+        convolution: tokens that the convolution before the state space spans.
+    """
+
+    activation: str = "gelu"
+    memory: str = WINDOW
+    states: int = 16
+    expand: int = 2
+    convolution: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive("model", self, "states", "expand", "convolution")
+
+
+@dataclass
+class DecisionS4Config(RecurrentConfig):
+    """A diagonal state space in each layer.
+
+    Attributes:
+        states: N, numbers that each channel carries; N / 2 are complex, the others their conjugates.
+    """
+
+    states: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_possible = self.states >= 2 and self.states % 2 == 0
+        require(is_possible, "model.states", "must be positive and even", self.states)
 
 
 @dataclass

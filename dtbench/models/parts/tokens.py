@@ -16,6 +16,8 @@ from dtbench.spaces import Continuous, Discrete, Frames, Spaces, Vector
 TOKENS_PER_STEP = 3
 STATE_TOKENS = slice(1, None, TOKENS_PER_STEP)
 LAST_STATE_TOKEN = slice(-2, -1)
+#: Of a window's last two steps, the tokens that the last step adds when it is acted in: a_{t−1} R̂_t s_t.
+NEW_TOKENS = slice(TOKENS_PER_STEP - 1, 2 * TOKENS_PER_STEP - 1)
 
 
 class ResidualBlock(nn.Module):

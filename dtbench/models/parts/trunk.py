@@ -1,4 +1,4 @@
-"""The one pre-LayerNorm transformer trunk of DT, GPT-2-DT, LaMo, GPT2-DTMA and DC, with a slot for the token mixer.
+"""The one pre-LayerNorm trunk of DT and of all that differ from it in the token mixer, which has a slot here.
 
 It is GPT-2 (Radford et al., 2019) without word table and position table: with the same weights it equals
 `transformers.GPT2Model` on `inputs_embeds` with a zeroed position table (tests/models/test_trunk.py).
@@ -7,8 +7,10 @@ It is GPT-2 (Radford et al., 2019) without word table and position table: with t
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +78,37 @@ class TokenMask:
 
 #: Makes the mixer of one layer: (config, layer index) → module(x, mask, select) of `mixers.py`.
 MixerFactory = Callable[[TrunkConfig, int], nn.Module]
+#: What a trunk of recurrent mixers carries from step to step: (count, …) of each layer, a row per sequence.
+State = tuple[Tensor, ...]
+
+
+class RecurrentMixer(nn.Module, ABC):
+    """A mixer that can also go on from a state that stands for all tokens before, however many these are.
+
+    Padding stands before a sequence's first real token only, and leaves the state at its initial value.
+
+    Attributes:
+        values_per_token: values that it keeps for the backward pass per token, beyond as many as attention keeps.
+    """
+
+    values_per_token: int = 0
+
+    @abstractmethod
+    def initial_state(self, count: int) -> Tensor:
+        """Return the state of `count` sequences before their first token: (count, …)."""
+
+    @abstractmethod
+    def step(self, x: Tensor, real: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix the next tokens of each sequence, in evaluation mode.
+
+        Args:
+            x: (B, n, width), after the block's first LayerNorm.
+            real: (B, n) bool, True = real.
+            state: (B, …), of the tokens before.
+
+        Returns:
+            (B, n, width), equal to the mixer's output for these tokens in a call with all of them; and the state.
+        """
 
 
 class Block(nn.Module):
@@ -95,6 +128,16 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: TokenMask, select: slice | None = None) -> Tensor:
         mixed = self.mixer(self.mixer_norm(x), mask, select)
         x = (x if select is None else x[:, select]) + mixed.to(x.dtype)  # a sum of two types is slow on a CPU
+        return self._mapped(x)
+
+    def step(self, x: Tensor, real: Tensor, state: Tensor, select: slice | None = None) -> tuple[Tensor, Tensor]:
+        """Do as `forward` with the next tokens of each sequence, and a `RecurrentMixer` (see there)."""
+        assert isinstance(self.mixer, RecurrentMixer)
+        mixed, state = self.mixer.step(self.mixer_norm(x), real, state)
+        x = x + mixed.to(x.dtype)
+        return self._mapped(x if select is None else x[:, select]), state
+
+    def _mapped(self, x: Tensor) -> Tensor:
         inner = self.activation(self.mlp_in(self.mlp_norm(x)))
         return x + self.dropout(self.mlp_out(inner)).to(x.dtype)
 
@@ -132,6 +175,29 @@ class Trunk(nn.Module):
             x = block(x, mask)
         x = self.blocks[-1](x, mask, select)
         return self.final_norm(x)
+
+    def initial_state(self, count: int) -> State:
+        """Return the state of `count` sequences before their first token; all mixers are `RecurrentMixer`."""
+        mixers: list[Any] = [block.mixer for block in self.blocks]
+        return tuple(mixer.initial_state(count) for mixer in mixers)
+
+    def step(self, tokens: Tensor, token_mask: Tensor, state: State, select: slice) -> tuple[Tensor, State]:
+        """Run the next tokens of each sequence through the stack, in evaluation mode.
+
+        Args:
+            tokens: (B, n, width) float.
+            token_mask: (B, n) bool, True = real.
+            state: of the tokens before, as `initial_state` or the last call returned it.
+            select: the positions whose output is wanted.
+
+        Returns:
+            (B, n', width), as from `forward` with all tokens so far; and the state after these.
+        """
+        x, after, blocks = tokens, [], list[Any](self.blocks)
+        for block, before in zip(blocks, state, strict=True):
+            x, part = block.step(x, token_mask, before, select if block is blocks[-1] else None)
+            after.append(part)
+        return self.final_norm(x), tuple(after)
 
 
 def attention_mask(token_mask: Tensor) -> Tensor:
