@@ -19,7 +19,7 @@ from dtbench.models.parts.options import SMALL, ElasticDecisionTransformerConfig
 from dtbench.models.parts.returns import ReturnBins, drawn, expectile_loss, expert_probabilities
 from dtbench.models.parts.tokens import ACTION_FROM, RETURN_FROM, STATE_TOKENS, StateFirstEmbedding, first_returns_only
 from dtbench.models.parts.trunk import Trunk
-from dtbench.spaces import Spaces, Vector
+from dtbench.spaces import Continuous, Spaces, Vector
 
 if TYPE_CHECKING:
     from dtbench.data.windows import Windows
@@ -71,7 +71,8 @@ class ElasticDecisionTransformer(SequencePolicy):
         options, seen, actions = self.options, self.spaces.observation, self.spaces.action.size
         self.embedding = BinnedEmbedding(self.spaces, options.width, options.bins)
         self.trunk = Trunk(options.trunk(), lambda trunk, layer: HeadDropoutAttention(trunk))
-        self.head = ActionHead(options.width, actions, options.tanh)
+        tanh = options.tanh and isinstance(self.spaces.action, Continuous)  # logits are not bounded
+        self.head = ActionHead(options.width, actions, tanh)
         self.return_head = Float32Linear(options.width, 1)
         self.bin_head = Float32Linear(options.width, options.bins)
         self.state_head = Float32Linear(options.width + actions, seen.size) if isinstance(seen, Vector) else None

@@ -44,9 +44,9 @@ class Reinformer(SequencePolicy):
         options, action = self.options, self.spaces.action
         self.embedding = StateFirstEmbedding(self.spaces, options.width)
         self.trunk = Trunk(options.trunk(), lambda trunk, layer: HeadDropoutAttention(trunk))
-        self.head = ActionHead(options.width, action.size, options.tanh)
-        self.return_head = Float32Linear(options.width, 1)
         self.is_continuous = isinstance(action, Continuous)
+        self.head = ActionHead(options.width, action.size, options.tanh and self.is_continuous)  # logits are not bounded
+        self.return_head = Float32Linear(options.width, 1)
         if self.is_continuous:
             self.log_std = nn.Parameter(torch.zeros(action.size))
             self.log_temperature = nn.Parameter(torch.tensor(math.log(options.temperature)))
