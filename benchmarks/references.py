@@ -16,7 +16,6 @@ from dtbench.data.behaviours.waypoints import Waypoints
 from dtbench.environments.make import make_environment
 from dtbench.environments.pointmaze import DTMA_MAZES
 
-
 #: Task without its maze → its environment.
 ENVIRONMENTS = {"pointmaze-dtma": "dtbench/PointMazeDTMA-{}-v1", "pointmaze-stitch": "dtbench/PointMazeStitch-{}-v0"}
 

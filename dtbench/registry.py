@@ -124,7 +124,7 @@ _ENTRIES = (
     ModelEntry("lamo", "dtbench.models.lamo:Lamo", "LaMo (GPT-2 with LoRA)", "arXiv 2310.20587"),
     ModelEntry("gpt2_dtma", "dtbench.models.gpt2_dtma:Gpt2Dtma", "GPT2-DTMA (Markov heads)", "arXiv 2409.06985"),
     ModelEntry("dc", "dtbench.models.dc:DecisionConvFormer", "Decision ConvFormer", "arXiv 2310.03022"),
-    ModelEntry("edt", "dtbench.models.edt:ElasticDecisionTransformer", "Elastic Decision Transformer", "arXiv 2307.02484"),
+    ModelEntry("edt", "dtbench.models.edt:ElasticDecisionTransformer", "Elastic DT", "arXiv 2307.02484"),
     ModelEntry("reinformer", "dtbench.models.reinformer:Reinformer", "Reinformer", "arXiv 2405.08740"),
     ModelEntry("cql", "dtbench.models.cql:ConservativeQLearning", "Conservative Q-Learning", "arXiv 2006.04779"),
     ModelEntry("bc", "dtbench.models.bc:BehaviourCloning", "Behaviour cloning (control)", "–"),

@@ -3,8 +3,8 @@
 Importing this module registers them with gymnasium; `make_environment("dtbench/PointMaze-large-v0")` imports it.
 Observations are position, velocity and goal, as in Minari's datasets; the mazes of GPT2-DTMA show position and velocity
 only, as its code does (experiment-pointmaze, envs/pointmaze/utils/maze_utils.py).
-For stitching there are two environments per maze: `PointMazeStitch` starts at the start, and `PointMazeHalves`, which the
-data are from, there or in the middle of the way.
+For stitching there are two environments per maze: `PointMazeStitch` starts at the start, and `PointMazeHalves`, which
+the data are from, there or in the middle of the way.
 Episodes never terminate: the point stays in the maze until the time limit, and every step near the goal is rewarded, as
 in D4RL's maze2d and in GPT2-DTMA's evaluation.
 """

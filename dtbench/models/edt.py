@@ -152,8 +152,8 @@ class ElasticDecisionTransformer(SequencePolicy):
     def histories(self, real: Tensor) -> Tensor:
         """Return the masks of all lengths of history, the longest first: (B, K) bool → (B, C, K) bool.
 
-        Each leaves out `length_stride` more of a window's real steps than the one before; where none are left, a mask is
-        False throughout.
+        Each leaves out `length_stride` more of a window's real steps than the one before; where none are left, a mask
+        is False throughout.
         """
         left_out = torch.arange(0, real.shape[1], self.options.length_stride, device=real.device)
         place = real.cumsum(dim=1) - 1

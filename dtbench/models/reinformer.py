@@ -45,7 +45,8 @@ class Reinformer(SequencePolicy):
         self.embedding = StateFirstEmbedding(self.spaces, options.width)
         self.trunk = Trunk(options.trunk(), lambda trunk, layer: HeadDropoutAttention(trunk))
         self.is_continuous = isinstance(action, Continuous)
-        self.head = ActionHead(options.width, action.size, options.tanh and self.is_continuous)  # logits are not bounded
+        tanh = options.tanh and self.is_continuous  # logits are not bounded
+        self.head = ActionHead(options.width, action.size, tanh)
         self.return_head = Float32Linear(options.width, 1)
         if self.is_continuous:
             self.log_std = nn.Parameter(torch.zeros(action.size))

@@ -12,7 +12,7 @@ from dtbench.data.behaviours.waypoints import Act, walk_from_place_to_place, wal
 from dtbench.environments.pointmaze import D4RL_MAZES, DTMA_HORIZON, DTMA_MAZES, STITCH_MAZES
 from dtbench.environments.reacher2d import HORIZON as REACHER_HORIZON
 from dtbench.environments.reacher2d import LINKS, MOUNTED
-from dtbench.environments.toys import BanditChain, PointToGoal
+from dtbench.environments.toys import BanditChain, PointToGoal, Stitch
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,15 @@ def west_or_east(rng: np.random.Generator) -> Act:
 
     Walkers from the west keep well away from the pit, each at a distance of its own, which decides what it is paid.
     """
-    pace = rng.uniform(-0.4, 0.2)
-    from_west: bool | None = None
+    pace, walked, from_west = rng.uniform(-0.4, 0.2), -1, False
 
     def act(observation: NDArray[np.floating]) -> NDArray[np.float32]:
-        nonlocal from_west
-        from_west = bool(observation[0] == observation[1]) if from_west is None else from_west
-        if observation[0]:
+        nonlocal walked, from_west
+        walked += 1
+        from_west = bool(observation[0] == 0) if walked == 0 else from_west
+        if walked < Stitch.ENTRANCE:
             return _noisy([pace if from_west else 0.8], 0.05, rng)
-        if observation[3]:
+        if observation[2]:
             return _noisy([-0.6 if from_west else 0.6], 0.1, rng)
         return rng.uniform(-0.5, 0.5, size=1).astype(np.float32)
 

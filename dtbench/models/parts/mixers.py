@@ -90,9 +90,9 @@ class SingleHeadAttention(Attention):
 
 
 class HeadDropoutAttention(Attention):
-    """`Attention` with dropout on the heads' outputs instead of on the attention weights, as in min-decision-transformer.
+    """`Attention` with dropout on the heads' outputs instead of on the attention weights.
 
-    Elastic DT and Reinformer are built on that code (nikhilbarhate99/min-decision-transformer).
+    So does min-decision-transformer (nikhilbarhate99), on whose code Elastic DT and Reinformer are built.
     """
 
     def __init__(self, config: TrunkConfig) -> None:

@@ -57,7 +57,7 @@ def places(token_mask: Tensor) -> Tensor:
 
 
 def first_returns_only(token_mask: Tensor) -> Tensor:
-    """Return all tokens but the returns behind a window's first, where the state comes first: (B, T) bool → (B, T) bool."""
+    """Mark all tokens but the returns behind a window's first, where the state comes first: (B, T) → (B, T) bool."""
     place = places(token_mask)
     return (place % TOKENS_PER_STEP != 1) | (place == 1)
 
