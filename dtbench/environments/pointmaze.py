@@ -133,10 +133,10 @@ DTMA_MAZES = {
     ),
 }
 
-#: For stitching: GPT2-DTMA's maps, the horizon, and a cell on the way from start to goal, at about the middle.
+#: For stitching: GPT2-DTMA's maps, the horizon, and a cell at about the middle of the way from start to goal.
 STITCH_MAZES: dict[str, tuple[Maze, int, Cell]] = {
     "u": (DTMA_MAZES["u"], 300, (2, 3)),
-    "medium": (DTMA_MAZES["medium"], 300, (4, 4)),
+    "medium": (DTMA_MAZES["medium"], 600, (4, 4)),
     "large": (DTMA_MAZES["large"], 600, (3, 6)),
 }
 

@@ -41,6 +41,7 @@ def time_run(plan: RunPlan) -> float:
     env.close()
     module = plan.model.load()(config, spaces, plan.seed)
     window = random_window(config.evaluation.episodes, config.training.context_length, spaces)
+    window["draws"] = torch.rand(config.evaluation.episodes, module.draws)
     with autocast(torch.device("cpu"), config.hardware.precision):
         training_step = _seconds(_training_step(module, config.training.batch_size, spaces), _TIMED)
         module.eval()
