@@ -180,6 +180,6 @@ for _name, (_, _horizon) in D4RL_MAZES.items():
     _register(f"PointMaze-{_name}-dense-v0", f"d4rl/{_name}", "dense", _horizon)
 for _name in DTMA_MAZES:
     _register(f"PointMazeDTMA-{_name}-v1", f"dtma/{_name}", "dense", DTMA_HORIZON, show_goal=False)
-for _name, (_, _horizon, _) in STITCH_MAZES.items():
-    _register(f"PointMazeStitch-{_name}-v0", f"dtma/{_name}", "sparse", _horizon, show_goal=False)
-    _register(f"PointMazeHalves-{_name}-v0", f"halves/{_name}", "sparse", _horizon, show_goal=False)
+for _name, _stitched in STITCH_MAZES.items():
+    _register(f"PointMazeStitch-{_name}-v0", f"dtma/{_name}", "sparse", _stitched[1], show_goal=False)
+    _register(f"PointMazeHalves-{_name}-v0", f"halves/{_name}", "sparse", _stitched[1], show_goal=False)

@@ -65,6 +65,7 @@ class ElasticDecisionTransformer(SequencePolicy):
 
     Config = ElasticDecisionTransformerConfig
     options: ElasticDecisionTransformerConfig
+    embedding: BinnedEmbedding
 
     def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
         super().__init__(config, spaces, seed)

@@ -145,8 +145,8 @@ class MaxReturnConfig(SequenceConfig):
 
     def trunk(self) -> TrunkConfig:
         """Return a trunk whose blocks normalise after their sums, with PyTorch's initial weights."""
-        own = {"embedding_dropout": 0.0, "scaled_residuals": False, "post_norm": True, "small_maps": False}
-        return replace(super().trunk(), **own)
+        trunk = super().trunk()
+        return replace(trunk, embedding_dropout=0.0, scaled_residuals=False, post_norm=True, small_maps=False)
 
 
 @dataclass
