@@ -82,7 +82,7 @@ def west_or_east(rng: np.random.Generator) -> Act:
         if walked < Stitch.ENTRANCE:
             return _noisy([pace if from_west else 0.8], 0.05, rng)
         if observation[2]:
-            return _noisy([-0.6 if from_west else 0.6], 0.1, rng)
+            return _noisy([-0.6 if from_west else 0.6], 0.05, rng)
         return rng.uniform(-0.5, 0.5, size=1).astype(np.float32)
 
     return act
