@@ -221,6 +221,14 @@ class Windows:
         return part
 
     @property
+    def returns_to_go_range(self) -> tuple[float, float]:
+        """The least and the largest return-to-go, as windows hold them, of the steps of the kept trajectories."""
+        returns = self._returns_to_go
+        if self._kept_steps is not None:
+            returns = returns[torch.from_numpy(self._kept_steps).to(returns.device)]
+        return float(returns.min()), float(returns.max())
+
+    @property
     def nbytes(self) -> int:
         """Memory that `to` takes on a device."""
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))

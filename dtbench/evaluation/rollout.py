@@ -17,7 +17,7 @@ from dtbench.config import ACTIONS, require, require_one_of
 from dtbench.determinism import one_thread
 from dtbench.environments.make import action_space, make_environment, observation_space
 from dtbench.errors import DataError, DtbenchError
-from dtbench.evaluation.actions import ActionChoice
+from dtbench.evaluation.actions import ActionChoice, Draws
 from dtbench.hardware import FLOAT32, autocast
 from dtbench.spaces import Continuous, Discrete, Frames, Vector
 
@@ -39,8 +39,9 @@ class Policy(Interface):
     def act(self, window: dict[str, Tensor]) -> Tensor:
         """Choose the actions of the last step of each window, or their logits: (B, action size) float32.
 
-        A policy with a method `encode` is also given what that returns (`OfflineModule.encode`). One whose method
-        `initial_state` returns a state is asked by `act_step` instead (`OfflineModule.act_step`).
+        A policy with a method `encode` is also given what that returns (`OfflineModule.encode`), one with a number
+        `draws` as many random numbers (`OfflineModule.draws`). One whose method `initial_state` returns a state is
+        asked by `act_step` instead (`OfflineModule.act_step`).
         """
         ...
 
@@ -232,12 +233,14 @@ def _roll_out(
     actor = _Actor(policy, count)
     history = _History(count, actor.context, seen, space, device)
     choose = ActionChoice(space, seeds, protocol.actions, protocol.random_actions)
+    draw = Draws(seeds, getattr(policy, "draws", 0))
     observations = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
     returns, lengths = np.zeros(count), np.zeros(count, dtype=int)
     to_go = np.full(count, target / protocol.return_scale)
     alive = np.arange(count)
     for step in range(steps):
         history.observe(_normalized(observations, seen, protocol), to_go)
+        history.draws = draw().to(device) if draw.count else None
         outputs = _act(actor, history, space.size, step, alive)
         history.actions[alive, history.now], actions = choose(outputs, alive)
         still = []
@@ -279,6 +282,7 @@ class _History:
 
     Attributes:
         now: the current step's place.
+        draws: (count, numbers), the current step's random numbers, of policies that draw.
     """
 
     def __init__(
@@ -295,6 +299,7 @@ class _History:
         self.rewards = torch.zeros(count, length, device=device)
         self.returns_to_go = torch.zeros(count, length, device=device)
         self.features: Tensor | None = None  # (count, length, features), of policies that encode observations
+        self.draws: Tensor | None = None
 
     def observe(self, observations: NDArray[Any], returns_to_go: NDArray[np.float64]) -> None:
         """Begin the next step with what is seen before it: (count, …), and (count,)."""
@@ -326,8 +331,10 @@ class _History:
         part = slice(self.now - self.pads, self.now + 1)
         timesteps = torch.arange(self.step - self.pads, self.step + 1, device=self.rewards.device)
         features = {} if self.features is None else {"features": self.features[rows, part]}
+        draws = {} if self.draws is None else {"draws": self.draws[rows]}
         return {
             **features,
+            **draws,
             "observations": self.observations[rows, part],
             "actions": self.actions[rows, part],
             "rewards": self.rewards[rows, part],

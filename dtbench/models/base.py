@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import lightning
 import torch
@@ -34,6 +34,9 @@ from dtbench.models.parts.tokens import (
 )
 from dtbench.models.parts.trunk import RecurrentMixer, State, Trunk, TrunkConfig
 from dtbench.spaces import Frames, Spaces
+
+if TYPE_CHECKING:
+    from dtbench.data.windows import Windows
 
 __all__ = [
     "OfflineModule",
@@ -67,11 +70,14 @@ class OfflineModule(lightning.LightningModule):
         context_length: K, time steps per window.
         initial_weights: where the initial weights come from; stored in every result and shown in the leaderboard.
         step: 0-based step of the training, for losses that change over time.
+        draws: how many random numbers an action needs, 0 for most methods. Evaluation hands them to `act` as
+            `window["draws"]`, (B, draws) float32, uniform in [0, 1): of each environment its own.
     """
 
     #: Dataclass of the section `model` of this model's configuration.
     Config: ClassVar[type]
     options: Any
+    draws: int = 0
 
     def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
         super().__init__()
@@ -226,6 +232,19 @@ class OfflineModule(lightning.LightningModule):
     def activation_bytes(self, batch_size: int, numbers: Numbers) -> int:
         """Estimate the bytes that a forward pass keeps for the backward pass; by default every step passes once."""
         return mlp_bytes(self, batch_size * self.context_length, numbers)
+
+    def see_data(self, windows: Windows) -> None:
+        """Look at all data once before a training goes on, e.g. for the range of its returns; most methods do not.
+
+        Every process of a training, and one that resumes it, sees the same data. What is kept of them must be a buffer,
+        so that a checkpoint holds it.
+        """
+
+    def on_fit_start(self) -> None:
+        """Show the data to the model."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.see_data(data.windows)
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         """Seed the step, compute its loss and log it."""

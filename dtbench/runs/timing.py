@@ -75,6 +75,7 @@ def _acting(module: OfflineModule, episodes: int, spaces: Spaces) -> Callable[[]
     state = module.initial_state(episodes)
     if state is None:
         window = random_window(episodes, module.context_length, spaces)
+        window["draws"] = torch.rand(episodes, module.draws)
         return lambda: module.act(window)
     last = random_window(episodes, 2, spaces)
     return lambda: module.act_step(last, state)

@@ -150,7 +150,8 @@ def windows(module: OfflineModule, batch: int = 6, seed: int = 0) -> Window:
         window[name] = value * mask.reshape(*mask.shape, *[1] * (value.dim() - mask.dim()))
     terminations = torch.zeros_like(mask)
     terminations[:, -1] = True
-    return {**window, "terminations": terminations, "padding_mask": mask}
+    draws = {"draws": torch.rand(batch, module.draws, generator=generator)} if module.draws else {}
+    return {**window, **draws, "terminations": terminations, "padding_mask": mask}
 
 
 def random_observations(spaces: Spaces, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -149,6 +149,15 @@ def test_only_kept_trajectories_are_drawn_and_measured(tmp_path):
     assert np.allclose(windows.state_mean.numpy(), expected, atol=1e-5)
 
 
+def test_the_range_of_returns_to_go_is_that_of_kept_trajectories(tmp_path):
+    store = factory.store(tmp_path / "s")
+    for options in (WindowOptions(4, return_scale=3.0), WindowOptions(4, top_fraction=0.25)):
+        windows = Windows(store, options)
+        rewards = [store.episode(int(number)).rewards for number in windows.kept_episodes]
+        returns = [own[step:].sum() / options.return_scale for own in rewards for step in range(len(own))]
+        assert windows.returns_to_go_range == pytest.approx((min(returns), max(returns)), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "bad",
     [

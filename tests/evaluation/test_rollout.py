@@ -154,6 +154,29 @@ def test_what_act_step_returns_is_checked():
         evaluate(Odd(), HOPPER, 0, 3)
 
 
+def test_random_numbers_of_an_environment_are_its_own():
+    """A policy that draws gets new numbers in every step, the same however many environments there are."""
+
+    class Drawing:
+        context_length, draws = 2, 3
+
+        def __init__(self):
+            self.seen = []
+
+        def act(self, window):
+            self.seen.append(window["draws"][:3].clone())
+            return 2 * window["draws"] - 1
+
+    many, few = Drawing(), Drawing()
+    together = evaluate(many, HOPPER, 0, episodes=13, seed=8)
+    assert evaluate(few, HOPPER, 0, episodes=3, seed=8).returns == together.returns[:3]
+    assert torch.equal(many.seen[0], few.seen[0])
+    numbers = torch.stack(few.seen[:10])  # before the first episode ends
+    assert len(numbers.unique()) == numbers.numel()
+    assert 0 <= numbers.min() < numbers.max() < 1
+    assert evaluate(Drawing(), HOPPER, 0, episodes=3, seed=9).returns != together.returns[:3]
+
+
 def test_exactly_n_episodes_each_environments_first():
     done = evaluate(policy(), HOPPER, target=3600, episodes=11, seed=0)
     assert len(done.returns) == len(done.lengths) == len(set(done.seeds)) == 11

@@ -6,6 +6,8 @@ Every mixer is called as `mixer(x, mask, select)`: x (B, T, width) after the blo
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -85,6 +87,21 @@ class SingleHeadAttention(Attention):
         query, value = functional.linear(asking, query_key, offset), functional.linear(x, value_output, value_offset)
         mixed = self._attend(query[:, None], x[:, None].to(query.dtype), value[:, None], bias)[:, 0]
         return self.dropout(mixed + self.output.bias.to(mixed.dtype))
+
+
+class HeadDropoutAttention(Attention):
+    """`Attention` with dropout on the heads' outputs instead of on the attention weights.
+
+    So does min-decision-transformer (nikhilbarhate99), on whose code Elastic DT and Reinformer are built.
+    """
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__(replace(config, attention_dropout=0.0))
+        self.heads_dropout = Dropout(config.attention_dropout)
+
+    def weigh_heads(self, heads: Tensor, asking: Tensor) -> Tensor:
+        dropped: Tensor = self.heads_dropout(heads)
+        return dropped
 
 
 class HeadGatedAttention(Attention):

@@ -5,7 +5,7 @@ Planning runs needs the options but no networks, so this module imports neither 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dtbench.config import require, require_not_negative, require_one_of, require_positive
@@ -182,6 +182,83 @@ class DecisionS4Config(RecurrentConfig):
         super().__post_init__()
         is_possible = self.states >= 2 and self.states % 2 == 0
         require(is_possible, "model.states", "must be positive and even", self.states)
+
+
+@dataclass
+class MaxReturnConfig(SequenceConfig):
+    """A trunk as in min-decision-transformer, and the return that the model itself asks for.
+
+    Attributes:
+        dropout: dropout of the heads' outputs and of residuals.
+        expectile: τ of the regression to the largest return: at 0.5 it is the mean, towards 1 the maximum.
+        return_weight: weight of that regression's loss.
+    """
+
+    layers: int = 4
+    activation: str = "gelu"
+    expectile: float = 0.99
+    return_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.expectile < 1, "model.expectile", "must lie in (0, 1)", self.expectile)
+        require_not_negative("model", self, "return_weight")
+
+    def trunk(self) -> TrunkConfig:
+        """Return a trunk whose blocks normalise after their sums, with PyTorch's initial weights."""
+        trunk = super().trunk()
+        return replace(trunk, embedding_dropout=0.0, scaled_residuals=False, post_norm=True, small_maps=False)
+
+
+@dataclass
+class ReinformerConfig(MaxReturnConfig):
+    """Reinformer. The temperatures count for continuous actions only.
+
+    Attributes:
+        temperature: initial weight of the entropy of the action's distribution.
+        temperature_learning_rate: learning rate of that weight, which moves the entropy to −(numbers per action).
+    """
+
+    heads: int = 8
+    width: int = 256
+    temperature: float = 0.1
+    temperature_learning_rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive("model", self, "temperature", "temperature_learning_rate")
+
+
+@dataclass
+class ElasticDecisionTransformerConfig(MaxReturnConfig):
+    """Elastic Decision Transformer.
+
+    Attributes:
+        bins: of returns, evenly spaced over the returns-to-go of the data.
+        bins_weight: weight of the cross-entropy of the return's bin.
+        state_weight: weight of the squared error of the next state, where states are vectors.
+        expert_weight: what the highest bin's logit gains over the lowest's before a return is drawn (the reference's 15
+            of Hopper, Walker2d and Ant, and 10 of `mgdt_logits`).
+        top_share: share of the bins, least likely first, that are never drawn (`top_percentile`).
+        length_stride: difference of the history lengths that are tried when acting (`rs_steps`).
+    """
+
+    heads: int = 4
+    width: int = 512
+    return_weight: float = 0.5
+    bins: int = 60
+    bins_weight: float = 1e-3
+    state_weight: float = 1.0
+    expert_weight: float = 25.0
+    top_share: float = 0.15
+    length_stride: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.bins >= 2, "model.bins", "must be at least 2", self.bins)
+        require_positive("model", self, "length_stride")
+        require_not_negative("model", self, "bins_weight", "state_weight", "expert_weight")
+        require(0 <= self.top_share < 1, "model.top_share", "must lie in [0, 1)", self.top_share)
 
 
 @dataclass

@@ -28,6 +28,8 @@ class TrunkConfig:
         inner_width: of the MLPs; None means 4 × width, as in GPT-2.
         scaled_residuals: whether the maps that are added to the residual stream start at 0.02 / √(2 · layers), as in
             GPT-2 and in later versions of `transformers`, instead of 0.02 like all others.
+        post_norm: whether a block normalises after each of its two sums (`PostNormBlock`), with nothing at the end.
+        small_maps: whether maps start at N(0, 0.02) with zero biases, as in GPT-2, instead of PyTorch's defaults.
     """
 
     width: int
@@ -40,6 +42,8 @@ class TrunkConfig:
     residual_dropout: float = 0.1
     norm_eps: float = 1e-5
     scaled_residuals: bool = True
+    post_norm: bool = False
+    small_maps: bool = True
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads"):
@@ -60,9 +64,11 @@ class TokenMask:
 
     Attributes:
         real: (B, T) bool, True = real.
+        seen: (B, T) bool, the real tokens that attention may look at; None means all of them.
     """
 
     real: Tensor
+    seen: Tensor | None = None
     _made: list[Tensor] = field(default_factory=list)
 
     @property
@@ -72,7 +78,7 @@ class TokenMask:
         It is made when it is first asked for. `cached_property` has a lock, at which `torch.compile` stops.
         """
         if not self._made:
-            self._made.append(torch.where(attention_mask(self.real), 0.0, -torch.inf)[:, None])
+            self._made.append(torch.where(attention_mask(self.real, self.seen), 0.0, -torch.inf)[:, None])
         return self._made[0]
 
 
@@ -142,6 +148,16 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp_out(inner)).to(x.dtype)
 
 
+class PostNormBlock(Block):
+    """x ← LN(x + mixer(x)); x ← LN(x + MLP(x)): the block of Vaswani et al. (2017, arXiv 1706.03762)."""
+
+    def forward(self, x: Tensor, mask: TokenMask, select: slice | None = None) -> Tensor:
+        mixed = self.mixer(x, mask, select)
+        x = self.mixer_norm((x if select is None else x[:, select]) + mixed.to(x.dtype))
+        inner = self.activation(self.mlp_in(x))
+        return self.mlp_norm(x + self.dropout(self.mlp_out(inner)).to(x.dtype))
+
+
 class Trunk(nn.Module):
     """A stack of blocks and a final LayerNorm."""
 
@@ -149,15 +165,19 @@ class Trunk(nn.Module):
         super().__init__()
         self.config = config
         self.dropout = Dropout(config.embedding_dropout)
-        self.blocks = nn.ModuleList(Block(config, mixer(config, index)) for index in range(config.layers))
-        self.final_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.apply(_init_gpt2)
+        block_type = PostNormBlock if config.post_norm else Block
+        self.blocks = nn.ModuleList(block_type(config, mixer(config, index)) for index in range(config.layers))
+        self.final_norm = nn.Identity() if config.post_norm else nn.LayerNorm(config.width, eps=config.norm_eps)
+        if config.small_maps:
+            self.apply(_init_gpt2)
         for block in self.blocks if config.scaled_residuals else ():
             for name, parameter in block.named_parameters():
                 if name in ("mixer.output.weight", "mlp_out.weight"):
                     nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.layers))
 
-    def forward(self, tokens: Tensor, token_mask: Tensor, select: slice | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, token_mask: Tensor, select: slice | None = None, seen: Tensor | None = None
+    ) -> Tensor:
         """Run the stack.
 
         Args:
@@ -165,11 +185,12 @@ class Trunk(nn.Module):
             token_mask: (B, T) bool, True = real.
             select: the positions whose output is wanted. The last block computes only those (everything before it
                 needs all tokens), which saves a good part of it.
+            seen: (B, T) bool, the real tokens that attention may look at; all of them if it is not given.
 
         Returns:
             (B, T, width), or (B, T', width) for the T' selected positions. Outputs at padding are meaningless.
         """
-        mask = TokenMask(token_mask)
+        mask = TokenMask(token_mask, seen)
         x = self.dropout(tokens)
         for block in self.blocks[:-1]:
             x = block(x, mask)
@@ -200,15 +221,18 @@ class Trunk(nn.Module):
         return self.final_norm(x), tuple(after)
 
 
-def attention_mask(token_mask: Tensor) -> Tensor:
+def attention_mask(token_mask: Tensor, seen: Tensor | None = None) -> Tensor:
     """Return who may look at whom: (B, T) bool, True = real → (B, T, T) bool, [b, i, j] True = i sees j.
 
-    Causal, and padding is never seen, except by itself: a row without any True would be NaN in the softmax.
+    Causal, and padding is never seen, except by itself: a row without any True would be NaN in the softmax. Of the real
+    tokens those outside `seen` (B, T), if it is given, are not seen either, not even by themselves.
     """
     length = token_mask.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=token_mask.device).tril()
     itself = torch.eye(length, dtype=torch.bool, device=token_mask.device)
-    return (causal & token_mask[:, None, :]) | itself
+    if seen is None:
+        return (causal & token_mask[:, None, :]) | itself
+    return (causal & (token_mask & seen)[:, None, :]) | (itself & ~token_mask[:, None, :])
 
 
 def _init_gpt2(module: nn.Module) -> None:
