@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import lightning
 import torch
@@ -24,6 +24,9 @@ from dtbench.models.parts.options import SequenceConfig
 from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_PER_STEP, TokenEmbedding
 from dtbench.models.parts.trunk import Trunk, TrunkConfig
 from dtbench.spaces import Frames, Spaces
+
+if TYPE_CHECKING:
+    from dtbench.data.windows import Windows
 
 __all__ = ["OfflineModule", "SequenceConfig", "SequencePolicy", "Window", "mean_over_real"]  # for a model of your own
 
@@ -180,6 +183,19 @@ class OfflineModule(lightning.LightningModule):
     def activation_bytes(self, batch_size: int, numbers: Numbers) -> int:
         """Estimate the bytes that a forward pass keeps for the backward pass; by default every step passes once."""
         return mlp_bytes(self, batch_size * self.context_length, numbers)
+
+    def see_data(self, windows: Windows) -> None:
+        """Look at all data once before a training goes on, e.g. for the range of its returns; most methods do not.
+
+        Every process of a training, and one that resumes it, sees the same data. What is kept of them must be a buffer,
+        so that a checkpoint holds it.
+        """
+
+    def on_fit_start(self) -> None:
+        """Show the data to the model."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.see_data(data.windows)
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         """Seed the step, compute its loss and log it."""

@@ -26,7 +26,7 @@ DEFAULT = "vector/continuous"
 REFUSED = {("cql", "frames/continuous")}
 
 #: Switches that make another model of a registered one.
-VARIANTS = [("gpt2_dtma", "model.gate=false")]
+VARIANTS = [("gpt2_dtma", "model.gate=false"), ("cql", "model.value_loss=hl_gauss")]
 
 
 def cases():

@@ -28,8 +28,16 @@ MAPS = ("linear", "mlp")
 ALIGNMENTS = ("cosine", "reference")
 #: The text that papers use for the language loss.
 WIKITEXT = "wikitext-103"
+#: How critics learn values: by squared error (of discrete actions, by quantiles), or by classification.
+VALUE_LOSSES = MSE, HL_GAUSS = "mse", "hl_gauss"
 #: What the MLP of cloning sees; what its `top_fraction` is a share of.
 STATES, TOP_BY = ("step", "window"), ("trajectories", "steps")
+
+
+def require_value_range(least: float | None, largest: float | None) -> None:
+    """Refuse a `model.value_max` that is not above `model.value_min`; None stands for the data's."""
+    is_range = least is None or largest is None or least < largest
+    require(is_range, "model.value_max", f"must be greater than model.value_min={least}", largest)
 
 
 @dataclass
@@ -272,7 +280,7 @@ class ConservativeQLearningConfig:
     """SAC with twin critics and a conservative penalty; of discrete actions, quantile regression with that penalty.
 
     `optimizer.learning_rate` applies to the critics and to the Lagrange multiplier. Of discrete actions only `width`,
-    `critic_layers`, `discount`, `penalty_weight`, the reward's scale and bias and the last four options count.
+    `critic_layers`, `discount`, `penalty_weight`, the reward's scale and bias, those of values and the last four count.
 
     Attributes:
         width: units of a hidden layer.
@@ -298,6 +306,12 @@ class ConservativeQLearningConfig:
         orthogonal: whether the critics' initial weights are orthogonal.
         reward_scale: raw rewards r become reward_scale · r + reward_bias.
         reward_bias: see `reward_scale`.
+        value_loss: how critics learn: `mse` (of discrete actions, by quantile regression), or `hl_gauss`, by
+            classification (see `parts.histogram`).
+        value_bins: bins of `hl_gauss`.
+        value_smoothing: standard deviation of its targets, in widths of a bin.
+        value_min: least value of its bins; None takes the least discounted return of the data (`Windows.return_range`).
+        value_max: largest value of its bins; None takes the largest discounted return of the data.
         quantiles: quantiles per discrete action.
         target_interval: steps after which the target of a discrete critic is renewed.
         double: whether the next discrete action is chosen by the critic itself instead of its target.
@@ -325,6 +339,11 @@ class ConservativeQLearningConfig:
     orthogonal_policy: bool = False
     reward_scale: float = 1.0
     reward_bias: float = 0.0
+    value_loss: str = MSE
+    value_bins: int = 51
+    value_smoothing: float = 0.75
+    value_min: float | None = None
+    value_max: float | None = None
     quantiles: int = 200
     target_interval: int = 2000
     double: bool = False
@@ -339,6 +358,10 @@ class ConservativeQLearningConfig:
         require(0 < self.target_rate <= 1, "model.target_rate", "must lie in (0, 1]", self.target_rate)
         biased = self.calibrated and self.reward_bias != 0
         require(not biased, "model.reward_bias", "must be 0 with model.calibrated", self.reward_bias)
+        require_one_of("model.value_loss", self.value_loss, VALUE_LOSSES)
+        require(self.value_bins >= 2, "model.value_bins", "must be at least 2", self.value_bins)
+        require_positive("model", self, "value_smoothing")
+        require_value_range(self.value_min, self.value_max)
 
 
 @dataclass
