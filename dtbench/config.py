@@ -51,6 +51,7 @@ ADDED_LATER = {
     "model": {
         **{"tokens": "gym", "lora_shared": False, "lora_biases": True},
         **{"quantiles": 200, "target_interval": 2000, "double": False, "clip_rewards": False},
+        **{"value_loss": "mse", "value_bins": 51, "value_smoothing": 0.75, "value_min": None, "value_max": None},
     },
 }
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "dtbench.models"
 #: Those of ours that act without a return to ask for.
 _WITHOUT_RETURN = frozenset({"edt", "reinformer", "cql", "bc", "bc10"})
+_WITHOUT_RETURN = frozenset({"cql", "q_transformer", "bc", "bc10"})
 #: What the names of modules begin with that are loaded from files: `torch.py` must not become the module `torch`.
 FILE_MODULES = "_dtbench_model_file_"
 
@@ -130,6 +131,7 @@ _ENTRIES = (
     ModelEntry("edt", "dtbench.models.edt:ElasticDecisionTransformer", "Elastic DT", "arXiv 2307.02484"),
     ModelEntry("reinformer", "dtbench.models.reinformer:Reinformer", "Reinformer", "arXiv 2405.08740"),
     ModelEntry("cql", "dtbench.models.cql:ConservativeQLearning", "Conservative Q-Learning", "arXiv 2006.04779"),
+    ModelEntry("q_transformer", "dtbench.models.q_transformer:QTransformer", "Q-Transformer", "arXiv 2309.10150"),
     ModelEntry("bc", "dtbench.models.bc:BehaviourCloning", "Behaviour cloning (control)", "–"),
     ModelEntry("bc10", "dtbench.models.bc:BehaviourCloning", "Cloning of the best 10 % (control)", "–"),
 )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,8 +137,7 @@ class Windows:
             to_go -= rewards
         self._returns_to_go = torch.from_numpy((to_go / options.return_scale).astype(np.float32))
         if options.discount is not None:
-            cut = store.truncations[store.episode_offsets[1:] - 1] & ~store.terminations[store.episode_offsets[1:] - 1]
-            discounted = discounted_returns(rewards, store.episode_offsets, ends, cut, options.discount)
+            discounted = discounted_returns(rewards, store.episode_offsets, ends, _cut(store), options.discount)
             self._discounted_returns = torch.from_numpy((discounted / options.return_scale).astype(np.float32))
         lengths = ends - store.episode_offsets[:-1]
         self._shortest = int(lengths[lengths > 0].min())
@@ -219,6 +219,22 @@ class Windows:
         part.kept_episodes = episodes
         part._kept_steps = part._steps_of_kept()
         return part
+
+    def return_range(
+        self, discount: float, change: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda rewards: rewards
+    ) -> tuple[float, float]:
+        """Return the least and the largest discounted return that a kept step of the data continues with.
+
+        As in `discounted_returns`, an episode that a time limit cut is continued with its last reward for ever.
+
+        Args:
+            discount: γ.
+            change: what a model makes of the rewards that windows hold: (N,) → (N,).
+        """
+        rewards, ends = change(self._rewards.cpu().numpy()), self._ends.cpu().numpy()
+        found = discounted_returns(rewards, self.store.episode_offsets, ends, _cut(self.store), discount)
+        kept = found if self._kept_steps is None else found[self._kept_steps]
+        return float(kept.min()), float(kept.max())
 
     @property
     def returns_to_go_range(self) -> tuple[float, float]:
@@ -379,8 +395,15 @@ def _ends(store: TrajectoryStore, options: WindowOptions) -> NDArray[np.int64]:
     """Return the step after each episode's last one that windows may hold: (E,) int64."""
     ends: NDArray[np.int64] = np.array(store.episode_offsets[1:], dtype=np.int64)
     if options.drop_timeouts:
-        ends -= store.truncations[ends - 1] & ~store.terminations[ends - 1]
+        ends -= _cut(store)
     return ends
+
+
+def _cut(store: TrajectoryStore) -> NDArray[np.bool_]:
+    """Say which episodes a time limit ended: (E,) bool."""
+    last = store.episode_offsets[1:] - 1
+    cut: NDArray[np.bool_] = store.truncations[last] & ~store.terminations[last]
+    return cut
 
 
 def _share(count: int, ratio: float) -> int:

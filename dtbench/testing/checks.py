@@ -44,7 +44,7 @@ STACKED = 1e-3
 #: 2e-7 in windows of 20 steps.
 RECURRENT = 1e-5
 #: Everything that a window tells, apart from time.
-_CONTENT = ("observations", "actions", "rewards", "returns_to_go", "next_observations")
+_CONTENT = ("observations", "actions", "rewards", "returns_to_go", "discounted_returns", "next_observations")
 _TIMEOUT_S = 300
 
 

@@ -144,6 +144,7 @@ def windows(module: OfflineModule, batch: int = 6, seed: int = 0) -> Window:
         "next_observations": random_observations(spaces, content, generator),
         "rewards": torch.randn(content, generator=generator),
         "returns_to_go": torch.randn(content, generator=generator),
+        "discounted_returns": torch.randn(content, generator=generator),
         "timesteps": timesteps,
     }
     for name, value in window.items():

@@ -227,6 +227,19 @@ def test_discounted_returns_continue_behind_a_time_limit(tmp_path, drop, delayed
             assert found.item() == pytest.approx(expected / 2, rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.parametrize("drop", [False, True])
+def test_the_range_of_returns_is_that_of_the_kept_steps(tmp_path, drop):
+    store = factory.store(tmp_path / "s", (5, 1, 12, 7))
+    options = WindowOptions(1, return_scale=2.0, discount=0.9, drop_timeouts=drop, top_fraction=0.5)
+    windows = Windows(store, options)
+    kept = windows._steps_of(windows.kept_episodes)
+    shown = windows.gather(torch.from_numpy(kept))["discounted_returns"]
+    assert windows.return_range(0.9) == pytest.approx((shown.min().item(), shown.max().item()), rel=1e-5)
+    shifted = windows.return_range(0.0, lambda rewards: 3 * rewards + 1)
+    rewards = 3 * windows.gather(torch.from_numpy(kept))["rewards"] + 1
+    assert shifted == pytest.approx((rewards.min().item(), rewards.max().item()), rel=1e-5)
+
+
 def test_best_share_by_steps_equals_the_loop_of_the_decision_transformer(tmp_path):
     """gym/experiment.py: the best always, and then as many of the next best as fit into a share of the steps."""
     rng = np.random.default_rng(0)

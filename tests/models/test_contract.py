@@ -26,7 +26,12 @@ DEFAULT = "vector/continuous"
 REFUSED = {("cql", "frames/continuous")}
 
 #: Switches that make another model of a registered one.
-VARIANTS = [("gpt2_dtma", "model.gate=false"), ("dmamba", "model.memory=episode"), ("dlstm", "model.memory=window")]
+VARIANTS = [
+    ("gpt2_dtma", "model.gate=false"),
+    ("dmamba", "model.memory=episode"),
+    ("dlstm", "model.memory=window"),
+    ("cql", "model.value_loss=hl_gauss"),
+]
 
 
 def cases():

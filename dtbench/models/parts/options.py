@@ -30,8 +30,16 @@ MAPS = ("linear", "mlp")
 ALIGNMENTS = ("cosine", "reference")
 #: The text that papers use for the language loss.
 WIKITEXT = "wikitext-103"
+#: How critics learn values: by squared error (of discrete actions, by quantiles), or by classification.
+VALUE_LOSSES = MSE, HL_GAUSS = "mse", "hl_gauss"
 #: What the MLP of cloning sees; what its `top_fraction` is a share of.
 STATES, TOP_BY = ("step", "window"), ("trajectories", "steps")
+
+
+def require_value_range(least: float | None, largest: float | None) -> None:
+    """Refuse a `model.value_max` that is not above `model.value_min`; None stands for the data's."""
+    is_range = least is None or largest is None or least < largest
+    require(is_range, "model.value_max", f"must be greater than model.value_min={least}", largest)
 
 
 @dataclass
@@ -410,7 +418,7 @@ class ConservativeQLearningConfig:
     """SAC with twin critics and a conservative penalty; of discrete actions, quantile regression with that penalty.
 
     `optimizer.learning_rate` applies to the critics and to the Lagrange multiplier. Of discrete actions only `width`,
-    `critic_layers`, `discount`, `penalty_weight`, the reward's scale and bias and the last four options count.
+    `critic_layers`, `discount`, `penalty_weight`, the reward's scale and bias, those of values and the last four count.
 
     Attributes:
         width: units of a hidden layer.
@@ -436,6 +444,12 @@ class ConservativeQLearningConfig:
         orthogonal: whether the critics' initial weights are orthogonal.
         reward_scale: raw rewards r become reward_scale · r + reward_bias.
         reward_bias: see `reward_scale`.
+        value_loss: how critics learn: `mse` (of discrete actions, by quantile regression), or `hl_gauss`, by
+            classification (see `parts.histogram`).
+        value_bins: bins of `hl_gauss`.
+        value_smoothing: standard deviation of its targets, in widths of a bin.
+        value_min: least value of its bins; None takes the least discounted return of the data (`Windows.return_range`).
+        value_max: largest value of its bins; None takes the largest discounted return of the data.
         quantiles: quantiles per discrete action.
         target_interval: steps after which the target of a discrete critic is renewed.
         double: whether the next discrete action is chosen by the critic itself instead of its target.
@@ -463,6 +477,11 @@ class ConservativeQLearningConfig:
     orthogonal_policy: bool = False
     reward_scale: float = 1.0
     reward_bias: float = 0.0
+    value_loss: str = MSE
+    value_bins: int = 51
+    value_smoothing: float = 0.75
+    value_min: float | None = None
+    value_max: float | None = None
     quantiles: int = 200
     target_interval: int = 2000
     double: bool = False
@@ -477,6 +496,10 @@ class ConservativeQLearningConfig:
         require(0 < self.target_rate <= 1, "model.target_rate", "must lie in (0, 1]", self.target_rate)
         biased = self.calibrated and self.reward_bias != 0
         require(not biased, "model.reward_bias", "must be 0 with model.calibrated", self.reward_bias)
+        require_one_of("model.value_loss", self.value_loss, VALUE_LOSSES)
+        require(self.value_bins >= 2, "model.value_bins", "must be at least 2", self.value_bins)
+        require_positive("model", self, "value_smoothing")
+        require_value_range(self.value_min, self.value_max)
 
 
 @dataclass
@@ -512,3 +535,69 @@ class BehaviourCloningConfig:
         require_one_of("model.states", self.states, STATES)
         require(0 < self.top_fraction <= 1, "model.top_fraction", "must lie in (0, 1]", self.top_fraction)
         require_one_of("model.top_by", self.top_by, TOP_BY)
+
+
+@dataclass
+class QTransformerConfig:
+    """Two small trunks, one over states and one over the dimensions of an action, and Q-learning on their values.
+
+    Attributes:
+        layers: blocks of the trunk over states.
+        action_layers: blocks of the trunk over an action's dimensions.
+        heads: attention heads per block.
+        width: size of a token.
+        activation: `relu`, `gelu` or `gelu_new` (GPT-2's).
+        dropout: dropout of embeddings, attention weights and residuals.
+        bins: bins per dimension of a continuous action, between its bounds.
+        discount: γ.
+        target_rate: τ of the moving average that the target is.
+        penalty_weight: α, by which the squared values of unseen actions are weighed.
+        monte_carlo: whether a target is at least the discounted return that the data continued with.
+        n_step: steps whose rewards a target sums, within a window, before it takes the target's value.
+        value_min: return that counts as 0; None takes the least discounted return of the data (`Windows.return_range`).
+        value_max: return that counts as 1; None takes the largest discounted return of the data.
+    """
+
+    layers: int = 3
+    action_layers: int = 2
+    heads: int = 4
+    width: int = 128
+    activation: str = "gelu"
+    dropout: float = 0.1
+    bins: int = 256
+    discount: float = 0.98
+    target_rate: float = 0.01
+    penalty_weight: float = 1.0
+    monte_carlo: bool = True
+    n_step: int = 1
+    value_min: float | None = None
+    value_max: float | None = None
+
+    def __post_init__(self) -> None:
+        require_positive("model", self, "layers", "action_layers", "heads", "width", "n_step")
+        for name in ("layers", "action_layers"):
+            count = getattr(self, name)
+            require(count <= MOST_LAYERS, f"model.{name}", f"must be at most {MOST_LAYERS}", count)
+        whole = self.width % self.heads == 0
+        require(whole, "model.width", f"must be a multiple of model.heads={self.heads}", self.width)
+        require_one_of("model.activation", self.activation, ACTIVATIONS)
+        require(0 <= self.dropout < 1, "model.dropout", "must lie in [0, 1)", self.dropout)
+        require(self.bins >= 2, "model.bins", "must be at least 2", self.bins)
+        require(0 <= self.discount < 1, "model.discount", "must lie in [0, 1)", self.discount)
+        require(0 < self.target_rate <= 1, "model.target_rate", "must lie in (0, 1]", self.target_rate)
+        require_not_negative("model", self, "penalty_weight")
+        require_value_range(self.value_min, self.value_max)
+
+    def trunk(self, layers: int) -> TrunkConfig:
+        """Return a trunk of so many blocks."""
+        from dtbench.models.parts.trunk import TrunkConfig
+
+        return TrunkConfig(
+            width=self.width,
+            layers=layers,
+            heads=self.heads,
+            activation=self.activation,
+            embedding_dropout=self.dropout,
+            attention_dropout=self.dropout,
+            residual_dropout=self.dropout,
+        )
