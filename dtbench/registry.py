@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: A package announces its models with `[project.entry-points."dtbench.models"] name = "package.module:Class"`.
 ENTRY_POINTS = "dtbench.models"
 #: Those of ours that act without a return to ask for.
-_WITHOUT_RETURN = frozenset({"cql", "bc", "bc10"})
+_WITHOUT_RETURN = frozenset({"cql", "bc", "bc10", "tt"})
 #: What the names of modules begin with that are loaded from files: `torch.py` must not become the module `torch`.
 FILE_MODULES = "_dtbench_model_file_"
 
@@ -125,6 +125,7 @@ _ENTRIES = (
     ModelEntry("gpt2_dtma", "dtbench.models.gpt2_dtma:Gpt2Dtma", "GPT2-DTMA (Markov heads)", "arXiv 2409.06985"),
     ModelEntry("dc", "dtbench.models.dc:DecisionConvFormer", "Decision ConvFormer", "arXiv 2310.03022"),
     ModelEntry("cql", "dtbench.models.cql:ConservativeQLearning", "Conservative Q-Learning", "arXiv 2006.04779"),
+    ModelEntry("tt", "dtbench.models.tt:TrajectoryTransformer", "Trajectory Transformer", "arXiv 2106.02039"),
     ModelEntry("bc", "dtbench.models.bc:BehaviourCloning", "Behaviour cloning (control)", "–"),
     ModelEntry("bc10", "dtbench.models.bc:BehaviourCloning", "Cloning of the best 10 % (control)", "–"),
 )

@@ -102,6 +102,17 @@ class OfflineModule(lightning.LightningModule):
             SourceError: it is not available.
         """
 
+    def observe_data(self, steps: Iterable[Window]) -> None:
+        """Take from the training data what the model must know before its first step, e.g. the bins of a discretiser.
+
+        Called before every training. What it finds belongs in buffers, with which a checkpoint restores it: a model
+        that is loaded to act does not see the data. By default nothing is taken, and nothing is read.
+
+        Args:
+            steps: all time steps of the kept trajectories once, as `data.windows.Windows.steps` yields them: windows
+                of one step with what `window_options` asks for, (N, 1, …), many at a time.
+        """
+
     @property
     def window_options(self) -> dict[str, Any]:
         """Fields of `data.windows.WindowOptions` that this method needs to differ from the task's; none for most."""

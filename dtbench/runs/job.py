@@ -185,6 +185,7 @@ def _open(plan: RunPlan, number: str, result: Result, windows: Windows | None = 
     spaces = spaces_of(task, store)
     module = plan.model.load()(config, spaces, plan.seed)
     data = _data_module(plan, store, module, windows)
+    module.observe_data(data.windows.steps())
     protocol = _evaluation_protocol(plan, store, data)
     reference = _reference(task, store)
     described = replace(

@@ -41,7 +41,7 @@ UNSEEN = 1e-6
 #: 1e-3, and 8e-6 after five of an unstable training. Other dropout masks or windows change a loss by 1e-2 and more.
 STACKED = 1e-3
 #: Everything that a window tells, apart from time.
-_CONTENT = ("observations", "actions", "rewards", "returns_to_go", "next_observations")
+_CONTENT = ("observations", "actions", "rewards", "returns_to_go", "discounted_returns", "next_observations")
 _TIMEOUT_S = 300
 
 

@@ -7,7 +7,7 @@ It is GPT-2 (Radford et al., 2019) without word table and position table: with t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dtbench.errors import ConfigError
 from dtbench.models.parts.activations import ACTIVATIONS
+from dtbench.models.parts.cache import KeyValueCache
 from dtbench.models.parts.dropout import Dropout
 
 
@@ -63,6 +64,16 @@ class TokenMask:
     real: Tensor
     _made: list[Tensor] = field(default_factory=list)
 
+    @classmethod
+    def with_bias(cls, real: Tensor, bias: Tensor) -> TokenMask:
+        """Return a mask of tokens that attend to others than `attention_mask` says.
+
+        Args:
+            real: (B, T) bool.
+            bias: what attention adds to its scores, broadcast to (B, heads, T, T).
+        """
+        return cls(real, [bias])
+
     @property
     def bias(self) -> Tensor:
         """What attention adds to its scores: (B, 1, T, T) float32, [b, 0, i, j] 0 where i sees j, −∞ elsewhere.
@@ -93,8 +104,15 @@ class Block(nn.Module):
         self.dropout = Dropout(config.residual_dropout)
 
     def forward(self, x: Tensor, mask: TokenMask, select: slice | None = None) -> Tensor:
-        mixed = self.mixer(self.mixer_norm(x), mask, select)
-        x = (x if select is None else x[:, select]) + mixed.to(x.dtype)  # a sum of two types is slow on a CPU
+        return self._add(x if select is None else x[:, select], self.mixer(self.mixer_norm(x), mask, select))
+
+    def extend(self, x: Tensor, cache: KeyValueCache, layer: int) -> Tensor:
+        """Compute tokens that follow those of the cache: (B, T, width) → (B, T, width)."""
+        mixed: Tensor = self.mixer.extend(self.mixer_norm(x), cache, layer)  # type: ignore[operator]
+        return self._add(x, mixed)
+
+    def _add(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = x + mixed.to(x.dtype)  # a sum of two types is slow on a CPU
         inner = self.activation(self.mlp_in(self.mlp_norm(x)))
         return x + self.dropout(self.mlp_out(inner)).to(x.dtype)
 
@@ -114,23 +132,43 @@ class Trunk(nn.Module):
                 if name in ("mixer.output.weight", "mlp_out.weight"):
                     nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.layers))
 
-    def forward(self, tokens: Tensor, token_mask: Tensor, select: slice | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, token_mask: Tensor | TokenMask, select: slice | None = None) -> Tensor:
         """Run the stack.
 
         Args:
             tokens: (B, T, width) float.
-            token_mask: (B, T) bool, True = real.
+            token_mask: (B, T) bool, True = real; or a mask that says more.
             select: the positions whose output is wanted. The last block computes only those (everything before it
                 needs all tokens), which saves a good part of it.
 
         Returns:
             (B, T, width), or (B, T', width) for the T' selected positions. Outputs at padding are meaningless.
         """
-        mask = TokenMask(token_mask)
+        mask = token_mask if isinstance(token_mask, TokenMask) else TokenMask(token_mask)
         x = self.dropout(tokens)
         for block in self.blocks[:-1]:
             x = block(x, mask)
         x = self.blocks[-1](x, mask, select)
+        return self.final_norm(x)
+
+    def extend(self, tokens: Tensor, cache: KeyValueCache, unseen: Sequence[bool]) -> Tensor:
+        """Compute tokens that follow those of the cache, which is extended by them; all mixers must be attention.
+
+        Without padding it equals `forward` over all tokens, in evaluation mode (tests/models/parts/test_cache.py).
+
+        Args:
+            tokens: (B, T, width) float.
+            cache: keys and values of the tokens before.
+            unseen: of each of the T tokens, whether no token ever attends to it, not even itself.
+
+        Returns:
+            (B, T, width).
+        """
+        cache.begin(unseen, tokens.device)
+        x = self.dropout(tokens)
+        for layer, block in enumerate(self.blocks):
+            x = block.extend(x, cache, layer)
+        cache.end()
         return self.final_norm(x)
 
 
