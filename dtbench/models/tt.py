@@ -68,7 +68,9 @@ class TrajectoryTransformer(OfflineModule):
             Float32Linear(width, options.bins + 1, bias=False) for _ in range(self.tokens_per_step)
         )
         own = (1.0, options.action_weight, options.reward_weight, options.value_weight)
-        weights = torch.cat([torch.full((size,), weight) for size, weight in zip((*self.sizes, 1, 1), own, strict=True)])
+        weights = torch.cat(
+            [torch.full((size,), weight) for size, weight in zip((*self.sizes, 1, 1), own, strict=True)]
+        )
         self.register_buffer("weights", weights.repeat(self.context_length)[1:], persistent=False)
         place = torch.arange(length)
         seen = (place <= place[:, None]) & ~self._are_values(place)
@@ -78,7 +80,9 @@ class TrajectoryTransformer(OfflineModule):
         if isinstance(action, Discrete) and action.count > self.options.bins:
             raise ConfigError(f"model.bins must be at least the number of actions, {action.count}.")
         if self.context_length < 2 and self.options.horizon > 1:
-            raise ConfigError("training.context_length=1 needs model.horizon=1: a longer plan looks back on its last step.")
+            raise ConfigError(
+                "training.context_length=1 needs model.horizon=1: a longer plan looks back on its last step."
+            )
 
     @property
     def stop_token(self) -> int:
@@ -134,7 +138,7 @@ class TrajectoryTransformer(OfflineModule):
         Returns:
             (B, T, bins + 1) float32.
         """
-        count, length = tokens.shape
+        length = tokens.shape[1]
         real = torch.ones_like(tokens, dtype=torch.bool)
         mask = TokenMask.with_bias(real, self.bias[..., :length, :length])
         hidden = self.trunk(self._embed(tokens), mask)
@@ -229,7 +233,7 @@ class TrajectoryTransformer(OfflineModule):
         observation, action = self.sizes
         tokens, space = plans[:, :action], self.spaces.action
         if isinstance(space, Discrete):
-            return functional.one_hot(tokens[:, 0].clamp(max=space.count - 1), space.count).float()
+            return functional.one_hot(tokens[:, 0], space.count).float()
         return self.discretizer.decode(tokens, observation)
 
     def activation_bytes(self, batch_size: int, numbers: Numbers) -> int:
@@ -277,6 +281,9 @@ class CachedSequences:
         hidden = model.trunk.extend(model._embed(self.tokens[:, first:], first), self._cache, unseen)
         self._computed = last
         logits: Tensor = model.heads[(last - 1) % tokens_per_step](hidden[:, -1])
+        action = model.spaces.action
+        if isinstance(action, Discrete) and last % tokens_per_step == self.observation_tokens:
+            logits[:, action.count :] = -torch.inf  # there are more bins than actions
         return logits
 
     def append(self, tokens: Tensor) -> None:

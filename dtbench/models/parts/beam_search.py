@@ -127,7 +127,7 @@ def draw(logits: Tensor, uniforms: Tensor, most: int | None, cdf: float | None) 
 
 
 def _without_tail(probabilities: Tensor, cdf: float) -> Tensor:
-    """Set the tail's probabilities to 0; where all are equally likely, all are kept."""
+    """Set the tail's probabilities to 0; where nothing would be left, all are kept."""
     rising = probabilities.sort(dim=-1).values
     in_tail = (rising.cumsum(dim=-1) < cdf).sum(dim=-1, keepdim=True)
     bound = rising.gather(1, (in_tail - 1).clamp(min=0))
