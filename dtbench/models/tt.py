@@ -196,6 +196,7 @@ class TrajectoryTransformer(OfflineModule):
             actions[rows] = self._first_actions(self.plan(part)[0])
         return actions
 
+    @torch.no_grad()
     def plan(self, window: Window) -> tuple[Tensor, Tensor]:
         """Search for the best plan from each window's last observation on.
 
