@@ -227,7 +227,11 @@ class TrajectoryTransformer(OfflineModule):
             options.cdf_act,
         )
         rewards, values = self.discretizer.middles[-2:]
-        return beam_search(CachedSequences(self, past, most), rewards, values, search, uniforms.to(past.device))
+        return beam_search(self.sequences(past, most), rewards, values, search, uniforms.to(past.device))
+
+    def sequences(self, tokens: Tensor, most: int) -> CachedSequences:
+        """Return sequences that a search lets grow."""
+        return CachedSequences(self, tokens, most)
 
     def _first_actions(self, plans: Tensor) -> Tensor:
         """Return the first actions of plans: (B, tokens) → (B, action size)."""
