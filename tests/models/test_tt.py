@@ -84,7 +84,8 @@ def by_loop(store, module: TrajectoryTransformer, start: int) -> tuple[list[list
 
 
 def test_loss_is_the_equation(store):
-    module = build(action_weight=5, reward_weight=2, value_weight=3)
+    # Quantiles are numbers of the data, which rounding can take across the edges that they are.
+    module = build(action_weight=5, reward_weight=2, value_weight=3, discretizer="uniform")
     limit = 25  # shorter than the longest episodes: what comes after it does not count
     object.__setattr__(module.spaces, "max_timesteps", limit)
     data = shown(store, module)
@@ -104,7 +105,6 @@ def test_loss_is_the_equation(store):
             else:
                 near += 1
     assert near > 0
-    # A value that lies on an edge, in float32 and in float64, may fall into neighbouring bins.
     assert found.item() == pytest.approx(total / count, rel=1e-5)
 
 
