@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 #: A package announces its models with `[project.entry-points."dtbench.models"] name = "package.module:Class"`.
 ENTRY_POINTS = "dtbench.models"
 #: Those of ours that act without a return to ask for.
-_WITHOUT_RETURN = frozenset({"edt", "reinformer", "cql", "bc", "bc10"})
-_WITHOUT_RETURN = frozenset({"cql", "q_transformer", "bc", "bc10"})
+_WITHOUT_RETURN = frozenset({"edt", "reinformer", "tt", "cql", "q_transformer", "bc", "bc10"})
 #: What the names of modules begin with that are loaded from files: `torch.py` must not become the module `torch`.
 FILE_MODULES = "_dtbench_model_file_"
 
@@ -130,6 +129,7 @@ _ENTRIES = (
     ModelEntry("dlstm", "dtbench.models.dlstm:DecisionLstm", "Decision LSTM (control)", "–"),
     ModelEntry("edt", "dtbench.models.edt:ElasticDecisionTransformer", "Elastic DT", "arXiv 2307.02484"),
     ModelEntry("reinformer", "dtbench.models.reinformer:Reinformer", "Reinformer", "arXiv 2405.08740"),
+    ModelEntry("tt", "dtbench.models.tt:TrajectoryTransformer", "Trajectory Transformer", "arXiv 2106.02039"),
     ModelEntry("cql", "dtbench.models.cql:ConservativeQLearning", "Conservative Q-Learning", "arXiv 2006.04779"),
     ModelEntry("q_transformer", "dtbench.models.q_transformer:QTransformer", "Q-Transformer", "arXiv 2309.10150"),
     ModelEntry("bc", "dtbench.models.bc:BehaviourCloning", "Behaviour cloning (control)", "–"),

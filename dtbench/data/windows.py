@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +37,8 @@ TOP_BY = ("trajectories", "steps")
 #: A window of frames brings up to so much of their memory map into the process: Linux maps a file in pieces of 2 MiB
 #: where its cache holds such. After the most bytes, all is given back; it stays in the system's cache.
 _BYTES_PER_WINDOW, _MOST_BYTES = 2 << 20, 1 << 30
+#: Steps of frames at a time, where all are gone through.
+_FRAMES_CHUNK = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class WindowOptions:
         next_observations: also gather `next_observations` and `terminations` (transitions for Q-learning).
         drop_timeouts: leave out the last step of every episode that a time limit cut, as D4RL's `qlearning_dataset`.
         discount: γ of `discounted_returns`, which are also gathered then.
+        endless_timeouts: whether these go on after a time limit with the last reward for ever, as in Cal-QL's code, or
+            end there as after a termination.
+        termination_reward: what the last step of an episode that terminated pays instead of its own reward, before
+            `return_scale`; None for its own.
         near_end: what becomes of a window that would run past its episode's end. `pad` keeps its start and pads.
             `shift` moves the start back until K real steps end with the episode, as DT's code for Atari
             (kzl/decision-transformer, atari/run_dt_atari.py), so that there is no padding. An episode shorter than K is
@@ -77,6 +83,8 @@ class WindowOptions:
     next_observations: bool = False
     drop_timeouts: bool = False
     discount: float | None = None
+    endless_timeouts: bool = True
+    termination_reward: float | None = None
     near_end: str = "pad"
     return_includes_reward: bool = True
 
@@ -125,6 +133,8 @@ class Windows:
             raise ConfigError("Without the steps that a time limit cut, the dataset has no time steps.")
         mean, std = self._state_statistics()
         rewards = _delayed(store) if options.delayed_reward else np.asarray(store.rewards)
+        if options.termination_reward is not None:
+            rewards = np.where(store.terminations, np.float32(options.termination_reward), rewards)
         self.state_mean, self.state_std = torch.from_numpy(mean), torch.from_numpy(std)
         self._offsets = _shared(store.episode_offsets)
         self._observations = _shared(store.observations)
@@ -137,7 +147,8 @@ class Windows:
             to_go -= rewards
         self._returns_to_go = torch.from_numpy((to_go / options.return_scale).astype(np.float32))
         if options.discount is not None:
-            discounted = discounted_returns(rewards, store.episode_offsets, ends, _cut(store), options.discount)
+            cut = _cut(store) & options.endless_timeouts
+            discounted = discounted_returns(rewards, store.episode_offsets, ends, cut, options.discount)
             self._discounted_returns = torch.from_numpy((discounted / options.return_scale).astype(np.float32))
         lengths = ends - store.episode_offsets[:-1]
         self._shortest = int(lengths[lengths > 0].min())
@@ -191,6 +202,18 @@ class Windows:
         if self.options.discount is not None:
             batch["discounted_returns"] = _take(self._discounted_returns, index) * mask
         return batch
+
+    def steps(self) -> Iterator[dict[str, Tensor]]:
+        """Go through the time steps of the kept trajectories once, in the store's order.
+
+        Yields:
+            Windows of one step, many at a time: keys of `gather`, shapes (N, 1, …).
+        """
+        single = copy.copy(self)
+        single.options = replace(self.options, context_length=1)
+        starts = torch.arange(self.num_steps) if self._kept_steps is None else torch.from_numpy(self._kept_steps)
+        for part in starts.split(_CHUNK if self._stack is None else _FRAMES_CHUNK):
+            yield single.gather(part)
 
     def to(self, device: torch.device) -> Windows:
         """Move the arrays to `device`, so that batches are gathered there; on the CPU they stay memory maps."""
@@ -372,14 +395,14 @@ def discounted_returns(
 ) -> NDArray[np.float64]:
     """Sum the discounted rewards from each step to its episode's end: (N,) → (N,) float64.
 
-    An episode that a time limit cut is continued with its last reward for ever, as in Cal-QL's code for Kitchen
-    (JaxCQL/replay_buffer.py, `infinite_horizon`).
+    An episode that is `cut` is continued with its last reward for ever, as in Cal-QL's code for Kitchen, where a time
+    limit ended it (JaxCQL/replay_buffer.py, `infinite_horizon`).
 
     Args:
         rewards: (N,).
         offsets: (E + 1,) int64, the episodes' first steps.
         ends: (E,) int64, the step after the last one that counts; the result is 0 behind it.
-        cut: (E,) bool, whether a time limit ended the episode.
+        cut: (E,) bool, whether the episode is continued.
         discount: γ.
     """
     found = np.zeros(len(rewards))

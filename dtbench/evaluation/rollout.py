@@ -250,9 +250,9 @@ def _roll_out(
             observations[env], reward, terminated, truncated, _ = envs[env].step(actions[row])
             returns[env] += float(reward)
             lengths[env] += 1
-            if not protocol.delayed_reward:
+            if not protocol.delayed_reward:  # it is paid with the last step, after which nobody looks
                 to_go[env] -= float(reward) / protocol.return_scale
-            history.rewards[env, history.now] = float(reward) / protocol.return_scale
+                history.rewards[env, history.now] = float(reward) / protocol.return_scale
             if not (terminated or truncated):
                 still.append(env)
         alive = np.asarray(still, dtype=int)

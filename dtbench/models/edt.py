@@ -18,7 +18,7 @@ from dtbench.models.parts.mixers import HeadDropoutAttention
 from dtbench.models.parts.options import SMALL, ElasticDecisionTransformerConfig
 from dtbench.models.parts.returns import ReturnBins, drawn, expectile_loss, expert_probabilities
 from dtbench.models.parts.tokens import ACTION_FROM, RETURN_FROM, STATE_TOKENS, StateFirstEmbedding, first_returns_only
-from dtbench.models.parts.trunk import Trunk
+from dtbench.models.parts.trunk import TokenMask, Trunk
 from dtbench.spaces import Continuous, Spaces, Vector
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ class ElasticDecisionTransformer(SequencePolicy):
     def features(self, window: Window, until: int | None = None, select: slice | None = None) -> Tensor:
         """Run the trunk over the tokens before `until`: (B, T, width), or of the selected tokens."""
         tokens, token_mask = self.embedding(window)
-        seen = first_returns_only(token_mask)
-        features: Tensor = self.trunk(tokens[:, :until], token_mask[:, :until], select, seen[:, :until])
+        mask = TokenMask(token_mask[:, :until], first_returns_only(token_mask)[:, :until])
+        features: Tensor = self.trunk(tokens[:, :until], mask, select)
         return features
 
     def forward(self, window: Window, select: slice = STATE_TOKENS) -> Tensor:

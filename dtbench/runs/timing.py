@@ -109,6 +109,7 @@ def random_window(batch_size: int, context_length: int, spaces: Spaces) -> dict[
         "actions": actions,
         "rewards": torch.randn(steps),
         "returns_to_go": torch.randn(steps),
+        "discounted_returns": torch.randn(steps),
         "timesteps": torch.arange(context_length).clamp(max=spaces.max_timesteps - 1).expand(steps),
         "terminations": torch.zeros(steps, dtype=torch.bool),
         "padding_mask": torch.ones(steps, dtype=torch.bool),

@@ -55,7 +55,7 @@ def singly(model, protocol: EvaluationProtocol, target: float, seed: int) -> tup
             window["padding_mask"][place] = 1
             if back:
                 window["actions"][place] = actions[step]
-                window["rewards"][place] = rewards[step]
+                window["rewards"][place] = 0 if protocol.delayed_reward else rewards[step]
         tensors = {key: torch.tensor(value, dtype=torch.float32)[None] for key, value in window.items()}
         tensors["timesteps"], tensors["padding_mask"] = tensors["timesteps"].long(), tensors["padding_mask"].bool()
         block = {key: value.expand(BLOCK, *value.shape[1:]) for key, value in tensors.items()}
@@ -86,6 +86,34 @@ def test_equals_gymnasium_stepped_singly(delayed, one_thread):
         expected, length = singly(model, protocol, 3600, seed)
         assert done.lengths[index] == length
         assert done.returns[index] == pytest.approx(expected, rel=1e-9)  # summed in another order
+
+
+class Recorder:
+    """A policy that keeps what it is shown of the rewards."""
+
+    context_length = 3
+
+    def __init__(self) -> None:
+        self.rewards: list[list[float]] = []
+
+    def act(self, window: dict[str, torch.Tensor]) -> torch.Tensor:
+        self.rewards.append(window["rewards"][0].tolist())
+        return torch.zeros(len(window["rewards"]), 3)
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_windows_show_rewards_as_in_training(delayed):
+    """The last steps' rewards, scaled; of a delayed return nothing comes before the last step."""
+    protocol, model = replace(HOPPER, delayed_reward=delayed), Recorder()
+    done = evaluate(model, protocol, target=0, episodes=1)
+    shown = [window[-2] for window in model.rewards[1:]]
+    assert all(window[-1] == 0 for window in model.rewards)  # not paid yet
+    if delayed:
+        assert shown == [0.0] * (done.lengths[0] - 1)
+    else:
+        last = done.returns[0] / protocol.return_scale - sum(shown)
+        assert min(shown) > 0
+        assert 0 < last < 2 * max(shown)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

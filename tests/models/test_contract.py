@@ -22,8 +22,8 @@ BY_NAME = {check.name: check for check in CHECKS}
 
 
 DEFAULT = "vector/continuous"
-#: CQL's critics of continuous actions are MLPs over vectors.
-REFUSED = {("cql", "frames/continuous")}
+#: CQL's critics of continuous actions are MLPs over vectors; Trajectory Transformer's tokens are numbers of a vector.
+REFUSED = {("cql", "frames/continuous"), ("tt", "frames/continuous"), ("tt", "frames/discrete")}
 
 #: Switches that make another model of a registered one.
 VARIANTS = [

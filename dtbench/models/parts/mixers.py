@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dtbench.models.parts.cache import KeyValueCache
 from dtbench.models.parts.dropout import Dropout, is_side_by_side
 from dtbench.models.parts.tokens import TOKENS_PER_STEP
 from dtbench.models.parts.trunk import TokenMask, TrunkConfig
@@ -36,6 +37,15 @@ class Attention(nn.Module):
         heads = self._attend(
             self._split(self.query(asking)), self._split(self.key(x)), self._split(self.value(x)), bias
         )
+        return self._merge(heads, asking)
+
+    def extend(self, x: Tensor, cache: KeyValueCache, layer: int) -> Tensor:
+        """Attend from new tokens to those of the cache and to themselves: (B, T, width) → (B, T, width)."""
+        key, value = cache.append(layer, self._split(self.key(x)), self._split(self.value(x)))
+        heads = self._attend(self._split(self.query(x)), key, value, cache.bias)
+        return self._merge(heads, x)
+
+    def _merge(self, heads: Tensor, asking: Tensor) -> Tensor:
         heads = self.weigh_heads(heads, asking)
         return self.dropout(self.output(heads.transpose(1, 2).flatten(2)))
 

@@ -34,6 +34,8 @@ WIKITEXT = "wikitext-103"
 VALUE_LOSSES = MSE, HL_GAUSS = "mse", "hl_gauss"
 #: What the MLP of cloning sees; what its `top_fraction` is a share of.
 STATES, TOP_BY = ("step", "window"), ("trajectories", "steps")
+#: What the bins of a discretiser are: equally full, or equally wide.
+DISCRETIZERS = ("quantile", "uniform")
 
 
 def require_value_range(least: float | None, largest: float | None) -> None:
@@ -65,13 +67,9 @@ class SequenceConfig:
     init: str = PUBLISHED
 
     def __post_init__(self) -> None:
-        require_positive("model", self, "layers", "heads", "width")
-        require(self.layers <= MOST_LAYERS, "model.layers", f"must be at most {MOST_LAYERS}", self.layers)
-        whole = self.width % self.heads == 0
-        require(whole, "model.width", f"must be a multiple of model.heads={self.heads}", self.width)
+        _require_trunk(self)
         require_one_of("model.activation", self.activation, ACTIVATIONS)
         require_one_of("model.init", self.init, INITS)
-        require(0 <= self.dropout < 1, "model.dropout", "must lie in [0, 1)", self.dropout)
 
     def trunk(self) -> TrunkConfig:
         """Return a trunk that is trained from random weights."""
@@ -601,3 +599,77 @@ class QTransformerConfig:
             attention_dropout=self.dropout,
             residual_dropout=self.dropout,
         )
+
+
+@dataclass
+class TrajectoryTransformerConfig:
+    """Size of the trunk, the bins, the weights of the loss, and how plans are searched for.
+
+    Attributes:
+        layers: blocks of the trunk.
+        heads: attention heads per block.
+        width: size of a token.
+        dropout: dropout of embeddings, attention weights and residuals.
+        bins: N, bins per dimension.
+        discretizer: `quantile` (equally full bins) or `uniform` (equally wide ones).
+        discount: γ, of the values in the data and of plans.
+        termination_penalty: what a step that terminates its episode pays instead of its reward; None for its own.
+        action_weight: weight of the action tokens in the loss; that of observation tokens is 1.
+        reward_weight: weight of the reward tokens.
+        value_weight: weight of the value tokens.
+        horizon: steps of a plan.
+        beam_width: plans that are kept after each step of the search.
+        n_expand: actions that each of them is continued with.
+        plan_context: most steps that the model looks back on in a search, the current one included; at most K.
+        k_obs: observations are drawn from the most likely `k_obs` bins of each dimension; 1 takes the most likely one,
+            None all.
+        k_act: the same of actions.
+        cdf_obs: the least likely bins of observations are left out, those that have less than this share of the
+            probability together; None leaves out none.
+        cdf_act: the same of actions.
+    """
+
+    layers: int = 4
+    heads: int = 4
+    width: int = 128
+    dropout: float = 0.1
+    bins: int = 100
+    discretizer: str = "quantile"
+    discount: float = 0.99
+    termination_penalty: float | None = -100.0
+    action_weight: float = 5.0
+    reward_weight: float = 1.0
+    value_weight: float = 1.0
+    horizon: int = 15
+    beam_width: int = 128
+    n_expand: int = 2
+    plan_context: int = 5
+    k_obs: int | None = 1
+    k_act: int | None = None
+    cdf_obs: float | None = None
+    cdf_act: float | None = 0.6
+
+    def __post_init__(self) -> None:
+        _require_trunk(self)
+        require_positive("model", self, "horizon", "beam_width", "n_expand", "plan_context")
+        require_not_negative("model", self, "action_weight", "reward_weight", "value_weight")
+        require(self.bins >= 2, "model.bins", "must be at least 2", self.bins)
+        require_one_of("model.discretizer", self.discretizer, DISCRETIZERS)
+        require(0 < self.discount < 1, "model.discount", "must lie in (0, 1)", self.discount)
+        for name in ("k_obs", "k_act"):
+            most = getattr(self, name)
+            require(most is None or most >= 1, f"model.{name}", "must be at least 1, or null", most)
+        for name in ("cdf_obs", "cdf_act"):
+            share = getattr(self, name)
+            require(share is None or 0 <= share < 1, f"model.{name}", "must lie in [0, 1), or be null", share)
+        if self.plan_context == 1 and self.horizon > 1:
+            raise ConfigError("model.plan_context=1 needs model.horizon=1: a longer plan looks back on its last step.")
+
+
+def _require_trunk(options: SequenceConfig | TrajectoryTransformerConfig) -> None:
+    """Refuse impossible sizes and dropouts of a trunk."""
+    require_positive("model", options, "layers", "heads", "width")
+    require(options.layers <= MOST_LAYERS, "model.layers", f"must be at most {MOST_LAYERS}", options.layers)
+    whole = options.width % options.heads == 0
+    require(whole, "model.width", f"must be a multiple of model.heads={options.heads}", options.width)
+    require(0 <= options.dropout < 1, "model.dropout", "must lie in [0, 1)", options.dropout)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dtbench.errors import ConfigError
 from dtbench.models.parts.activations import ACTIVATIONS
+from dtbench.models.parts.cache import KeyValueCache
 from dtbench.models.parts.dropout import Dropout
 
 
@@ -70,6 +71,16 @@ class TokenMask:
     real: Tensor
     seen: Tensor | None = None
     _made: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def with_bias(cls, real: Tensor, bias: Tensor) -> TokenMask:
+        """Return a mask of tokens that attend to others than `attention_mask` says.
+
+        Args:
+            real: (B, T) bool.
+            bias: what attention adds to its scores, broadcast to (B, heads, T, T).
+        """
+        return cls(real, _made=[bias])
 
     @property
     def bias(self) -> Tensor:
@@ -132,18 +143,26 @@ class Block(nn.Module):
         self.dropout = Dropout(config.residual_dropout)
 
     def forward(self, x: Tensor, mask: TokenMask, select: slice | None = None) -> Tensor:
-        mixed = self.mixer(self.mixer_norm(x), mask, select)
-        x = (x if select is None else x[:, select]) + mixed.to(x.dtype)  # a sum of two types is slow on a CPU
-        return self._mapped(x)
+        return self._add(x if select is None else x[:, select], self.mixer(self._to_mix(x), mask, select))
+
+    def extend(self, x: Tensor, cache: KeyValueCache, layer: int) -> Tensor:
+        """Compute tokens that follow those of the cache: (B, T, width) → (B, T, width)."""
+        mixed: Tensor = self.mixer.extend(self._to_mix(x), cache, layer)  # type: ignore[operator]
+        return self._add(x, mixed)
 
     def step(self, x: Tensor, real: Tensor, state: Tensor, select: slice | None = None) -> tuple[Tensor, Tensor]:
         """Do as `forward` with the next tokens of each sequence, and a `RecurrentMixer` (see there)."""
         assert isinstance(self.mixer, RecurrentMixer)
-        mixed, state = self.mixer.step(self.mixer_norm(x), real, state)
-        x = x + mixed.to(x.dtype)
-        return self._mapped(x if select is None else x[:, select]), state
+        mixed, state = self.mixer.step(self._to_mix(x), real, state)
+        if select is not None:
+            x, mixed = x[:, select], mixed[:, select]
+        return self._add(x, mixed), state
 
-    def _mapped(self, x: Tensor) -> Tensor:
+    def _to_mix(self, x: Tensor) -> Tensor:
+        return self.mixer_norm(x)
+
+    def _add(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = x + mixed.to(x.dtype)  # a sum of two types is slow on a CPU
         inner = self.activation(self.mlp_in(self.mlp_norm(x)))
         return x + self.dropout(self.mlp_out(inner)).to(x.dtype)
 
@@ -151,9 +170,11 @@ class Block(nn.Module):
 class PostNormBlock(Block):
     """x ← LN(x + mixer(x)); x ← LN(x + MLP(x)): the block of Vaswani et al. (2017, arXiv 1706.03762)."""
 
-    def forward(self, x: Tensor, mask: TokenMask, select: slice | None = None) -> Tensor:
-        mixed = self.mixer(x, mask, select)
-        x = self.mixer_norm((x if select is None else x[:, select]) + mixed.to(x.dtype))
+    def _to_mix(self, x: Tensor) -> Tensor:
+        return x
+
+    def _add(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = self.mixer_norm(x + mixed.to(x.dtype))
         inner = self.activation(self.mlp_in(x))
         return self.mlp_norm(x + self.dropout(self.mlp_out(inner)).to(x.dtype))
 
@@ -175,14 +196,12 @@ class Trunk(nn.Module):
                 if name in ("mixer.output.weight", "mlp_out.weight"):
                     nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.layers))
 
-    def forward(
-        self, tokens: Tensor, token_mask: Tensor, select: slice | None = None, seen: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, token_mask: Tensor | TokenMask, select: slice | None = None) -> Tensor:
         """Run the stack.
 
         Args:
             tokens: (B, T, width) float.
-            token_mask: (B, T) bool, True = real.
+            token_mask: (B, T) bool, True = real; or a mask that says more.
             select: the positions whose output is wanted. The last block computes only those (everything before it
                 needs all tokens), which saves a good part of it.
             seen: (B, T) bool, the real tokens that attention may look at; all of them if it is not given.
@@ -190,11 +209,31 @@ class Trunk(nn.Module):
         Returns:
             (B, T, width), or (B, T', width) for the T' selected positions. Outputs at padding are meaningless.
         """
-        mask = TokenMask(token_mask, seen)
+        mask = token_mask if isinstance(token_mask, TokenMask) else TokenMask(token_mask)
         x = self.dropout(tokens)
         for block in self.blocks[:-1]:
             x = block(x, mask)
         x = self.blocks[-1](x, mask, select)
+        return self.final_norm(x)
+
+    def extend(self, tokens: Tensor, cache: KeyValueCache, unseen: Sequence[bool]) -> Tensor:
+        """Compute tokens that follow those of the cache, which is extended by them; all mixers must be attention.
+
+        Without padding it equals `forward` over all tokens, in evaluation mode (tests/models/parts/test_cache.py).
+
+        Args:
+            tokens: (B, T, width) float.
+            cache: keys and values of the tokens before.
+            unseen: of each of the T tokens, whether no token ever attends to it, not even itself.
+
+        Returns:
+            (B, T, width).
+        """
+        cache.begin(unseen, tokens.device)
+        x = self.dropout(tokens)
+        for layer, block in enumerate(self.blocks):
+            x = block.extend(x, cache, layer)
+        cache.end()
         return self.final_norm(x)
 
     def initial_state(self, count: int) -> State:
