@@ -39,8 +39,7 @@ class Lstm(RecurrentMixer):
 
     def initial_state(self, count: int) -> Tensor:
         """Return h and c: (count, 2, width) of zeros."""
-        weight = self.cell.weight_hh_l0
-        return weight.new_zeros(count, 2, weight.shape[1])
+        return self.cell.all_weights[0][0].new_zeros(count, 2, self.cell.hidden_size)
 
     def step(self, x: Tensor, real: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         mixed = []
@@ -53,7 +52,7 @@ class Lstm(RecurrentMixer):
         return torch.stack(mixed, dim=1), state
 
     def _exact(self, x: Tensor) -> Tensor:
-        return x.to(self.cell.weight_hh_l0.dtype)
+        return x.to(self.cell.all_weights[0][0].dtype)
 
 
 class SelectiveStateSpace(RecurrentMixer):
