@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -167,7 +168,7 @@ class Trunk(nn.Module):
         cache.begin(unseen, tokens.device)
         x = self.dropout(tokens)
         for layer, block in enumerate(self.blocks):
-            x = block.extend(x, cache, layer)
+            x = cast(Block, block).extend(x, cache, layer)
         cache.end()
         return self.final_norm(x)
 
