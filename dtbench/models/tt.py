@@ -64,8 +64,16 @@ class TrajectoryTransformer(OfflineModule):
         self.embedding = nn.Embedding(self.stop_token + 1, width)
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.positions = nn.Parameter(torch.zeros(length, width))
-        dropouts = {f"{name}_dropout": options.dropout for name in ("embedding", "attention", "residual")}
-        trunk = TrunkConfig(width, options.layers, options.heads, "gelu", scaled_residuals=False, **dropouts)
+        trunk = TrunkConfig(
+            width=width,
+            layers=options.layers,
+            heads=options.heads,
+            activation="gelu",
+            embedding_dropout=options.dropout,
+            attention_dropout=options.dropout,
+            residual_dropout=options.dropout,
+            scaled_residuals=False,
+        )
         self.trunk = Trunk(trunk, lambda trunk, layer: Attention(trunk))
         self.heads = nn.ModuleList(
             Float32Linear(width, options.bins + 1, bias=False) for _ in range(self.tokens_per_step)
@@ -147,7 +155,7 @@ class TrajectoryTransformer(OfflineModule):
         hidden = self.trunk(self._embed(tokens), mask)
         steps = -(-length // self.tokens_per_step)
         hidden = functional.pad(hidden, (0, 0, 0, steps * self.tokens_per_step - length))
-        weight = torch.stack([head.weight for head in self.heads])
+        weight = torch.stack([head.get_parameter("weight") for head in self.heads])
         with torch.autocast(hidden.device.type, enabled=False):
             split = hidden.to(weight.dtype).unflatten(1, (steps, self.tokens_per_step))
             logits = torch.einsum("bkdw,dow->bkdo", split, weight)

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -232,7 +232,7 @@ class Trunk(nn.Module):
         cache.begin(unseen, tokens.device)
         x = self.dropout(tokens)
         for layer, block in enumerate(self.blocks):
-            x = block.extend(x, cache, layer)
+            x = cast(Block, block).extend(x, cache, layer)
         cache.end()
         return self.final_norm(x)
 
