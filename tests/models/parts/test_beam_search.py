@@ -79,7 +79,7 @@ def exhaustive(model: Table, start: int) -> tuple[list[int], float]:
 
 
 def test_all_plans_kept_equal_exhaustive_enumeration():
-    """With one action per sequence nothing is dropped, and 3,000 sequences hold all 64, the rarest of 1 in 200."""
+    """With one action per sequence nothing is dropped, and 3,000 sequences are enough to hold the best of 64."""
     model = Table(starts())
     model.table *= 0.3  # no action is too rare
     options = replace(PLAIN, width=3000, expand=1)
