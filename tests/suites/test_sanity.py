@@ -163,10 +163,14 @@ def test_one_target_alone_says_nothing_about_tracking():
     assert check(SUITE, results)[0].holds is None
 
 
+#: Models of which a task's file says that nothing is expected.
+OPEN = {"stitch": {"bc10", "ds4", "dmamba", "dlstm", "tt"}}
+
+
 def test_every_model_is_expected_something_of_on_every_task():
     for task in SUITE.tasks:
         named = {name for e in SUITE.expected if e.task == task.id for name in (*e.better, *e.worse, *e.tracks_target)}
-        assert named == set(MODELS), task.id
+        assert named == set(MODELS) - OPEN.get(task.id, set()), task.id
     assert set(SUITE.expected_models) == set(MODELS)
     assert all(expectation.reason for expectation in SUITE.expected)
 
