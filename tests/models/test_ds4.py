@@ -67,3 +67,7 @@ def test_times_after_those_of_a_window_are_the_steps_own():
         tokens, _ = module.embedding(last)
         window, _ = module.embedding({name: value[:, -module.context_length :] for name, value in seen.items()})
     assert torch.allclose(tokens, window[:, -6:], atol=1e-6)
+
+
+def test_seeds_are_trained_one_by_one():
+    assert not build().stackable

@@ -38,7 +38,6 @@ BUNDLED = ("model.backbone=bundled", "model.layers=4", "model.heads=4", "model.w
 CASES = [
     ("dt",),
     ("dc",),
-    ("ds4",),
     ("dmamba",),
     ("bc", "model.dropout=0.1"),
     ("gpt2_dtma", "model.gate_data=held_out"),
