@@ -50,8 +50,8 @@ def test_contract(name, overrides, check, tmp_path):
 def cases_of_other_kinds():
     """Yield every model on frames and discrete actions.
 
-    CI alone tries what depends on the kind less, and trains all models; two processes, which start slowly, are tried with
-    two models.
+    CI alone tries what depends on the kind less, and trains all models; two processes, which start slowly, are tried
+    with two models.
     """
     for kind in KINDS:
         for name in MODELS if kind != DEFAULT else ():
