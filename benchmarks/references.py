@@ -1,4 +1,4 @@
-"""Measure the reference returns of the `pointmaze-dtma-*` tasks, as given in suites/d4rl-long.yaml.
+"""Measure the reference returns of `pointmaze-dtma-*` and `pointmaze-stitch-*`, as given in their suites' files.
 
     python benchmarks/references.py
 
@@ -7,6 +7,7 @@ Random: uniform actions. Expert: the waypoint controller, which stays at the goa
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ from dtbench.data.behaviours.waypoints import Waypoints
 from dtbench.environments.make import make_environment
 from dtbench.environments.pointmaze import DTMA_MAZES
 
+#: Task without its maze → its environment.
+ENVIRONMENTS = {"pointmaze-dtma": "dtbench/PointMazeDTMA-{}-v1", "pointmaze-stitch": "dtbench/PointMazeStitch-{}-v0"}
 
-def episode_return(name: str, seed: int, expert: bool) -> float:
+
+def episode_return(name: str, seed: int, expert: bool, task: str = "pointmaze-dtma") -> float:
     """Return the undiscounted return of one episode."""
-    env: Any = make_environment(f"dtbench/PointMazeDTMA-{name}-v1")
+    env: Any = make_environment(ENVIRONMENTS[task].format(name))
     rng = np.random.default_rng(seed)
     observation, _ = env.reset(seed=seed)
     walker = Waypoints(DTMA_MAZES[name], env.unwrapped.goal)
@@ -33,11 +37,10 @@ def episode_return(name: str, seed: int, expert: bool) -> float:
 
 def main() -> None:
     """Print the mean returns."""
-    for name in DTMA_MAZES:
-        for expert in (False, True):
-            returns = [episode_return(name, seed, expert) for seed in range(100)]
-            who = "expert" if expert else "random"
-            print(f"pointmaze-dtma-{name} {who}: {np.mean(returns):.2f} ± {np.std(returns):.2f}")  # noqa: T201
+    for task, name, expert in itertools.product(ENVIRONMENTS, DTMA_MAZES, (False, True)):
+        returns = [episode_return(name, seed, expert, task) for seed in range(100)]
+        who = "expert" if expert else "random"
+        print(f"{task}-{name} {who}: {np.mean(returns):.2f} ± {np.std(returns):.2f}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ ACTIONS = ("greedy", "sampled")
 COMPILE_MODES = {"off": None, "default": "default", "graphs": "reduce-overhead"}
 #: Where curves may go (`runs.trackers`).
 LOGGERS = ("tensorboard", "csv", "wandb", "mlflow", "trackio")
+#: Beside a model's published settings: those for single tasks.
+_TASKS = "tasks.yaml"
 #: Keys of the section `training` that do not change what a run computes, so that they are not hashed.
 NOT_HASHED = frozenset({"log_every", "checkpoint_every"})
 #: Options that came when there were results already. At these values they are not hashed, so that such a result and a
@@ -51,6 +53,7 @@ ADDED_LATER = {
     "model": {
         **{"tokens": "gym", "lora_shared": False, "lora_biases": True},
         **{"quantiles": 200, "target_interval": 2000, "double": False, "clip_rewards": False},
+        **{"value_loss": "mse", "value_bins": 51, "value_smoothing": 0.75, "value_min": None, "value_max": None},
     },
 }
 
@@ -363,7 +366,7 @@ def compose(
         ConfigError: an unknown key, a wrong type or an impossible value; the message names the key.
     """
     config = _untouched(model.config)
-    layers = _published(model, suite.domain)
+    layers = _published(model, suite.domain, task.id)
     preset_layers = [("preset", preset)]
     if suite.domain in (preset.get("domains") or {}):
         preset_layers.append((f"preset, domains.{suite.domain}", preset["domains"][suite.domain]))
@@ -381,8 +384,8 @@ def compose(
     return resolved
 
 
-def _published(model: ModelSettings, domain: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return a model's published settings, and over them those for the suite's domain, if it has any."""
+def _published(model: ModelSettings, domain: str, task_id: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return a model's published settings; over them those for the suite's domain, and those for the task, if any."""
     if model.defaults is None:
         return []
     layers: list[tuple[str, Mapping[str, Any]]] = [
@@ -391,12 +394,22 @@ def _published(model: ModelSettings, domain: str) -> list[tuple[str, Mapping[str
     of_domain = model.defaults.with_name(f"{domain}.yaml")
     if domain and of_domain.is_file():
         layers.append((f"baselines/{model.name}/{domain}.yaml", read_mapping(of_domain)))
+    of_tasks = _published_for_tasks(model)
+    if task_id in of_tasks:
+        layers.append((f"baselines/{model.name}/{_TASKS}, {task_id}", of_tasks[task_id]))
     return layers
 
 
-def task_layers(task: Task, model_name: str) -> str:
+def _published_for_tasks(model: ModelSettings) -> Mapping[str, Any]:
+    """Return a model's published settings for single tasks, by the task's id; most models have none."""
+    file = None if model.defaults is None else model.defaults.with_name(_TASKS)
+    return read_mapping(file) if file is not None and file.is_file() else {}
+
+
+def task_layers(task: Task, model: ModelSettings) -> str:
     """Return what of a task a model's configuration depends on: where it is equal, so are the configurations."""
-    return json.dumps([task.config, task.models.get(model_name)], sort_keys=True)
+    published = _published_for_tasks(model).get(task.id)
+    return json.dumps([task.config, task.models.get(model.name), published], sort_keys=True)
 
 
 def _untouched(model_config: type) -> DictConfig:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: A package announces its models with `[project.entry-points."dtbench.models"] name = "package.module:Class"`.
 ENTRY_POINTS = "dtbench.models"
 #: Those of ours that act without a return to ask for.
-_WITHOUT_RETURN = frozenset({"cql", "bc", "bc10"})
+_WITHOUT_RETURN = frozenset({"edt", "reinformer", "tt", "cql", "q_transformer", "bc", "bc10"})
 #: What the names of modules begin with that are loaded from files: `torch.py` must not become the module `torch`.
 FILE_MODULES = "_dtbench_model_file_"
 
@@ -124,7 +124,14 @@ _ENTRIES = (
     ModelEntry("lamo", "dtbench.models.lamo:Lamo", "LaMo (GPT-2 with LoRA)", "arXiv 2310.20587"),
     ModelEntry("gpt2_dtma", "dtbench.models.gpt2_dtma:Gpt2Dtma", "GPT2-DTMA (Markov heads)", "arXiv 2409.06985"),
     ModelEntry("dc", "dtbench.models.dc:DecisionConvFormer", "Decision ConvFormer", "arXiv 2310.03022"),
+    ModelEntry("ds4", "dtbench.models.ds4:DecisionS4", "Decision S4", "arXiv 2306.05167"),
+    ModelEntry("dmamba", "dtbench.models.dmamba:DecisionMamba", "Decision Mamba", "arXiv 2403.19925"),
+    ModelEntry("dlstm", "dtbench.models.dlstm:DecisionLstm", "Decision LSTM (control)", "–"),
+    ModelEntry("edt", "dtbench.models.edt:ElasticDecisionTransformer", "Elastic DT", "arXiv 2307.02484"),
+    ModelEntry("reinformer", "dtbench.models.reinformer:Reinformer", "Reinformer", "arXiv 2405.08740"),
+    ModelEntry("tt", "dtbench.models.tt:TrajectoryTransformer", "Trajectory Transformer", "arXiv 2106.02039"),
     ModelEntry("cql", "dtbench.models.cql:ConservativeQLearning", "Conservative Q-Learning", "arXiv 2006.04779"),
+    ModelEntry("q_transformer", "dtbench.models.q_transformer:QTransformer", "Q-Transformer", "arXiv 2309.10150"),
     ModelEntry("bc", "dtbench.models.bc:BehaviourCloning", "Behaviour cloning (control)", "–"),
     ModelEntry("bc10", "dtbench.models.bc:BehaviourCloning", "Cloning of the best 10 % (control)", "–"),
 )

@@ -26,7 +26,7 @@ def build(*overrides: str, model: str = "gpt2_dtma", preset: str = "quick", file
 def test_every_shipped_configuration_loads(model, preset, suite):
     entry, loaded = model_entry(model), load_suite(suite)
     settings = entry.settings
-    for task in {task_layers(task, model): task for task in loaded.tasks}.values():
+    for task in {task_layers(task, settings): task for task in loaded.tasks}.values():
         config = compose(settings, preset=load_preset(preset), suite=loaded, task=task)
         assert from_dict(config.to_dict(), settings.config).hash() == config.hash()
 
@@ -57,6 +57,26 @@ def test_settings_of_a_domain_go_over_those_they_stand_beside(tmp_path):
         settings = ModelSettings("m", Settings, tmp_path / "config.yaml")
         found = compose(settings, preset=preset, suite=of_domain, task=suite.tasks[0]).model
         assert [found.a, found.b, found.c, found.d, found.e] == expected
+
+
+def test_settings_of_a_task_go_over_the_models_and_under_the_preset(tmp_path):
+    @dataclass
+    class Settings:
+        a: int = 0
+        b: int = 0
+        c: int = 0
+
+    (tmp_path / "config.yaml").write_text("model: {a: 1, b: 1, c: 1}", encoding="utf-8")
+    (tmp_path / "tasks.yaml").write_text("hopper-medium-replay: {model: {b: 2, c: 2}}", encoding="utf-8")
+    suite, settings = load_suite("d4rl-short"), ModelSettings("m", Settings, tmp_path / "config.yaml")
+    found = {}
+    for task in suite.tasks[:2]:
+        config = compose(settings, preset={"config": {"model": {"c": 3}}}, suite=suite, task=task)
+        found[task.id] = (config.model.a, config.model.b, config.model.c)
+    assert found == {"hopper-medium": (1, 1, 3), "hopper-medium-replay": (1, 2, 3)}
+    first, second = (replace(task, id=name, models={}) for task, name in zip(suite.tasks, found, strict=False))
+    assert task_layers(first, settings) != task_layers(second, settings)
+    assert task_layers(first, settings) == task_layers(replace(first, id="another"), settings)
 
 
 def test_dt_defaults_are_the_papers():
@@ -149,6 +169,10 @@ def test_mistakes_get_one_sentence(override, message):
         ("dt", "model.activation=relo", "model.activation must be one of relu, gelu, gelu_new, not 'relo'."),
         ("dc", "model.width=0", "model.width must be positive, not 0."),
         ("dc", "model.window=0", "model.window must be positive, not 0."),
+        ("ds4", "model.states=3", "model.states must be positive and even, not 3."),
+        ("dmamba", "model.expand=0", "model.expand must be positive, not 0."),
+        ("dlstm", "model.memory=long", "model.memory must be one of episode, window, not 'long'."),
+        ("dlstm", "model.heads=2", "model.heads must be 1, because recurrent mixers have no heads, not 2."),
         ("gpt2_dt", "model.embedding=cnn", "model.embedding must be one of linear, mlp, not 'cnn'."),
         ("gpt2_dt", "model.head=cnn", "model.head must be one of linear, mlp, not 'cnn'."),
         ("gpt2_dt", "model.reinit_heads=[0,-1]", "model.reinit_heads must be .*"),

@@ -209,8 +209,53 @@ def dc(checkout: Path) -> dict[str, float]:
     return {what: value for what, value in _actions(ours, run).items() if "padded" not in what}
 
 
+def dmamba(checkout: Path) -> dict[str, float]:
+    """Decision Mamba `gym/` with the block in plain PyTorch that it brings, on windows without padding, as `dc`."""
+    sys.path.insert(0, str(checkout / "gym"))
+    kernels = types.ModuleType("mamba_ssm")
+    vars(kernels)["Mamba"] = None
+    sys.modules["mamba_ssm"] = kernels
+    from models import layers
+
+    layers.Mamba = lambda width: layers.MambaBlock(layers.ModelArgs(d_model=width))
+    from models.decision_mamba import DecisionMamba
+
+    reference = DecisionMamba(
+        STATE, ACTION, WIDTH, max_length=CONTEXT, max_ep_len=LONGEST, model_type="dmamba", n_layer=LAYERS,
+        n_inner=4 * WIDTH, activation_function="gelu", resid_pdrop=0.1, drop_p=0.1, window_size=6,
+    ).eval()  # fmt: skip
+    _add_noise(reference)
+    ours = _ours("dmamba", layers=LAYERS, width=WIDTH, states=16)
+    _copy_embedding(reference, ours)
+    _copy(reference.predict_action[0], ours.head.layers[0])
+    for theirs, block in zip(reference.transformer.h, ours.trunk.blocks, strict=True):
+        for source, target in ((theirs.norm_mamba, block.mixer_norm), (theirs.ln_2, block.mlp_norm)):
+            _copy(source, target)
+        _copy(theirs.mlp_channels[0], block.mlp_in)
+        _copy(theirs.mlp_channels[2], block.mlp_out)
+        for name, target in (
+            ("in_proj", block.mixer.input),
+            ("conv1d", block.mixer.convolution),
+            ("x_proj", block.mixer.selection),
+            ("out_proj", block.mixer.output),
+        ):
+            _copy(getattr(theirs.mamba, name), target)
+        with torch.no_grad():
+            block.mixer.delta_weight.copy_(theirs.mamba.dt_proj.weight)
+            block.mixer.delta_bias.copy_(theirs.mamba.dt_proj.bias)
+            block.mixer.log_decay.copy_(theirs.mamba.A_log)
+            block.mixer.skip.copy_(theirs.mamba.D)
+    _copy(reference.transformer.ln_f, ours.trunk.final_norm)
+
+    def run(window: Mapping[str, Tensor]) -> Tensor:
+        states, actions, _, returns, timesteps = _of_kzl(window)
+        return reference(states, actions, returns, timesteps)
+
+    return {what: value for what, value in _actions(ours, run).items() if "padded" not in what}
+
+
 COMPARISONS: dict[str, Callable[[Path], dict[str, float]]] = {
-    function.__name__: function for function in (dt, gpt2_dt, lamo, gpt2_dtma, gpt2_dtma_maze, dc)
+    function.__name__: function for function in (dt, gpt2_dt, lamo, gpt2_dtma, gpt2_dtma_maze, dc, dmamba)
 }
 
 
@@ -269,7 +314,8 @@ def _copy(theirs: nn.Module, ours: nn.Module, transposed: bool = False) -> None:
     """Copy weight and bias; `Conv1D` of transformers stores its weight transposed."""
     with torch.no_grad():
         ours.weight.copy_(theirs.weight.T if transposed else theirs.weight)
-        ours.bias.copy_(theirs.bias)
+        if ours.bias is not None:
+            ours.bias.copy_(theirs.bias)
 
 
 def _copy_embedding(theirs: nn.Module, ours: SequencePolicy) -> None:

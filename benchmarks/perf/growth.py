@@ -3,7 +3,7 @@
     python benchmarks/perf/growth.py                     # 100, 1,000 and 10,000 runs
     python benchmarks/perf/growth.py --runs 100 1000
 
-The results are those of the planned runs (eight models, nine tasks, as many seeds as are needed), with the measurements
+The results are those of the planned runs (all models, nine tasks, as many seeds as are needed), with the measurements
 of one committed result in all of them; they are written to a temporary folder. Each command is a process of its own.
 What is printed is processor time, imports included: on a busy machine it varies less than the time on the clock.
 """

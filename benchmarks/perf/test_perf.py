@@ -10,18 +10,22 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import contexts
 import h5py
 import numpy as np
 import pytest
 import torch
 from frames import write
+from planning import Uncached, build, tokens_per_search
 
 from dtbench.config import compose, load_preset
 from dtbench.data.episodes import Episode
 from dtbench.data.store import TrajectoryStore, build_store
 from dtbench.data.windows import WindowOptions, Windows
 from dtbench.evaluation.rollout import EvaluationProtocol, evaluate
+from dtbench.models.tt import TrajectoryTransformer
 from dtbench.registry import model_entry
+from dtbench.runs.timing import random_window
 from dtbench.suites.suites import load_suite
 
 STEPS, LENGTH, OBSERVATION_DIM, ACTION_DIM = 1_000_000, 1000, 11, 3
@@ -207,6 +211,24 @@ def test_evaluation(benchmark, windows, episodes):
     benchmark.pedantic(evaluate, args=(model, cheetah, 6000.0, episodes), rounds=5, warmup_rounds=1)
     if benchmark.stats is not None:  # as it is with --benchmark-disable
         benchmark.extra_info["env_steps_per_s"] = round(episodes * EVALUATION_STEPS / benchmark.stats.stats.median)
+
+
+@pytest.mark.parametrize("context", [20, 200])
+@pytest.mark.parametrize("name", list(contexts.MODELS))
+def test_action_of_ten(benchmark, name, context):
+    """What `contexts.py` tabulates: `dt` on a window of so many steps, the others on their state after as many."""
+    with torch.no_grad():
+        benchmark.pedantic(contexts.case(name, context).act, rounds=15, warmup_rounds=2)
+
+
+@pytest.mark.parametrize("kind", [TrajectoryTransformer, Uncached])
+def test_planning(benchmark, kind):
+    """One search of `tt` at `quick` for ten environments at once, as many as an evaluation has."""
+    model, _ = build(kind, "quick", "hopper-medium", [])
+    window = random_window(10, model.context_length, model.spaces)
+    benchmark.pedantic(model.act, (window,), rounds=10, warmup_rounds=2)
+    if benchmark.stats is not None:
+        benchmark.extra_info["tokens_per_s"] = round(10 * tokens_per_search(model) / benchmark.stats.stats.median)
 
 
 def test_help(benchmark):

@@ -13,7 +13,7 @@ from dtbench.errors import ConfigError
 from dtbench.evaluation.rollout import EvaluationProtocol, evaluate
 from dtbench.models.base import OfflineModule, Window
 from dtbench.models.parts.mixers import Attention
-from dtbench.models.parts.tokens import TOKENS_PER_STEP
+from dtbench.models.parts.tokens import TOKENS_PER_STEP, StateFirstEmbedding
 from dtbench.models.parts.trunk import Trunk
 
 TOKEN_KINDS = ("return", "state", "action")
@@ -24,7 +24,7 @@ class WindowRecorder:
     """A policy that acts like another one and keeps every `every`-th batch of windows, about `limit` at most."""
 
     def __init__(self, module: OfflineModule, every: int = 10, limit: int = 2000) -> None:
-        self.module, self.context_length = module, module.context_length
+        self.module, self.context_length, self.draws = module, module.context_length, module.draws
         self.every, self.limit = every, limit
         self.windows: list[Window] = []
         self._calls = self._kept = 0
@@ -57,11 +57,13 @@ def attention_figures(module: OfflineModule, windows: list[Window]) -> list[dict
         all means over the windows.
 
     Raises:
-        ConfigError: the model has no attention.
+        ConfigError: the model has no attention, or acts in several passes.
     """
     trunk = getattr(module, "trunk", None)
     if not isinstance(trunk, Trunk) or not all(isinstance(block.mixer, Attention) for block in trunk.blocks):
         raise ConfigError(f"{type(module).__name__} has no attention.")
+    if isinstance(getattr(module, "embedding", None), StateFirstEmbedding):
+        raise ConfigError(f"{type(module).__name__} acts in several passes; what is measured here is that of one.")
     sums: dict[int, dict[str, Tensor]] = {}
     count = sum(len(window["padding_mask"]) for window in windows)
     merged = {name: torch.cat([window[name] for window in windows]) for name in windows[0]}

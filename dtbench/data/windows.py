@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +37,8 @@ TOP_BY = ("trajectories", "steps")
 #: A window of frames brings up to so much of their memory map into the process: Linux maps a file in pieces of 2 MiB
 #: where its cache holds such. After the most bytes, all is given back; it stays in the system's cache.
 _BYTES_PER_WINDOW, _MOST_BYTES = 2 << 20, 1 << 30
+#: Steps of frames at a time, where all are gone through.
+_FRAMES_CHUNK = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ class WindowOptions:
         next_observations: also gather `next_observations` and `terminations` (transitions for Q-learning).
         drop_timeouts: leave out the last step of every episode that a time limit cut, as D4RL's `qlearning_dataset`.
         discount: γ of `discounted_returns`, which are also gathered then.
+        endless_timeouts: whether these go on after a time limit with the last reward for ever, as in Cal-QL's code, or
+            end there as after a termination.
+        termination_reward: what the last step of an episode that terminated pays instead of its own reward, before
+            `return_scale`; None for its own.
         near_end: what becomes of a window that would run past its episode's end. `pad` keeps its start and pads.
             `shift` moves the start back until K real steps end with the episode, as DT's code for Atari
             (kzl/decision-transformer, atari/run_dt_atari.py), so that there is no padding. An episode shorter than K is
@@ -76,6 +83,8 @@ class WindowOptions:
     next_observations: bool = False
     drop_timeouts: bool = False
     discount: float | None = None
+    endless_timeouts: bool = True
+    termination_reward: float | None = None
     near_end: str = "pad"
     return_includes_reward: bool = True
 
@@ -124,6 +133,8 @@ class Windows:
             raise ConfigError("Without the steps that a time limit cut, the dataset has no time steps.")
         mean, std = self._state_statistics()
         rewards = _delayed(store) if options.delayed_reward else np.asarray(store.rewards)
+        if options.termination_reward is not None:
+            rewards = np.where(store.terminations, np.float32(options.termination_reward), rewards)
         self.state_mean, self.state_std = torch.from_numpy(mean), torch.from_numpy(std)
         self._offsets = _shared(store.episode_offsets)
         self._observations = _shared(store.observations)
@@ -136,7 +147,7 @@ class Windows:
             to_go -= rewards
         self._returns_to_go = torch.from_numpy((to_go / options.return_scale).astype(np.float32))
         if options.discount is not None:
-            cut = store.truncations[store.episode_offsets[1:] - 1] & ~store.terminations[store.episode_offsets[1:] - 1]
+            cut = _cut(store) & options.endless_timeouts
             discounted = discounted_returns(rewards, store.episode_offsets, ends, cut, options.discount)
             self._discounted_returns = torch.from_numpy((discounted / options.return_scale).astype(np.float32))
         lengths = ends - store.episode_offsets[:-1]
@@ -192,6 +203,18 @@ class Windows:
             batch["discounted_returns"] = _take(self._discounted_returns, index) * mask
         return batch
 
+    def steps(self) -> Iterator[dict[str, Tensor]]:
+        """Go through the time steps of the kept trajectories once, in the store's order.
+
+        Yields:
+            Windows of one step, many at a time: keys of `gather`, shapes (N, 1, …).
+        """
+        single = copy.copy(self)
+        single.options = replace(self.options, context_length=1)
+        starts = torch.arange(self.num_steps) if self._kept_steps is None else torch.from_numpy(self._kept_steps)
+        for part in starts.split(_CHUNK if self._stack is None else _FRAMES_CHUNK):
+            yield single.gather(part)
+
     def to(self, device: torch.device) -> Windows:
         """Move the arrays to `device`, so that batches are gathered there; on the CPU they stay memory maps."""
         for name, value in vars(self).items():
@@ -219,6 +242,30 @@ class Windows:
         part.kept_episodes = episodes
         part._kept_steps = part._steps_of_kept()
         return part
+
+    def return_range(
+        self, discount: float, change: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda rewards: rewards
+    ) -> tuple[float, float]:
+        """Return the least and the largest discounted return that a kept step of the data continues with.
+
+        As in `discounted_returns`, an episode that a time limit cut is continued with its last reward for ever.
+
+        Args:
+            discount: γ.
+            change: what a model makes of the rewards that windows hold: (N,) → (N,).
+        """
+        rewards, ends = change(self._rewards.cpu().numpy()), self._ends.cpu().numpy()
+        found = discounted_returns(rewards, self.store.episode_offsets, ends, _cut(self.store), discount)
+        kept = found if self._kept_steps is None else found[self._kept_steps]
+        return float(kept.min()), float(kept.max())
+
+    @property
+    def returns_to_go_range(self) -> tuple[float, float]:
+        """The least and the largest return-to-go, as windows hold them, of the steps of the kept trajectories."""
+        returns = self._returns_to_go
+        if self._kept_steps is not None:
+            returns = returns[torch.from_numpy(self._kept_steps).to(returns.device)]
+        return float(returns.min()), float(returns.max())
 
     @property
     def nbytes(self) -> int:
@@ -348,14 +395,14 @@ def discounted_returns(
 ) -> NDArray[np.float64]:
     """Sum the discounted rewards from each step to its episode's end: (N,) → (N,) float64.
 
-    An episode that a time limit cut is continued with its last reward for ever, as in Cal-QL's code for Kitchen
-    (JaxCQL/replay_buffer.py, `infinite_horizon`).
+    An episode that is `cut` is continued with its last reward for ever, as in Cal-QL's code for Kitchen, where a time
+    limit ended it (JaxCQL/replay_buffer.py, `infinite_horizon`).
 
     Args:
         rewards: (N,).
         offsets: (E + 1,) int64, the episodes' first steps.
         ends: (E,) int64, the step after the last one that counts; the result is 0 behind it.
-        cut: (E,) bool, whether a time limit ended the episode.
+        cut: (E,) bool, whether the episode is continued.
         discount: γ.
     """
     found = np.zeros(len(rewards))
@@ -371,8 +418,15 @@ def _ends(store: TrajectoryStore, options: WindowOptions) -> NDArray[np.int64]:
     """Return the step after each episode's last one that windows may hold: (E,) int64."""
     ends: NDArray[np.int64] = np.array(store.episode_offsets[1:], dtype=np.int64)
     if options.drop_timeouts:
-        ends -= store.truncations[ends - 1] & ~store.terminations[ends - 1]
+        ends -= _cut(store)
     return ends
+
+
+def _cut(store: TrajectoryStore) -> NDArray[np.bool_]:
+    """Say which episodes a time limit ended: (E,) bool."""
+    last = store.episode_offsets[1:] - 1
+    cut: NDArray[np.bool_] = store.truncations[last] & ~store.terminations[last]
+    return cut
 
 
 def _share(count: int, ratio: float) -> int:

@@ -3,6 +3,8 @@
 Importing this module registers them with gymnasium; `make_environment("dtbench/PointMaze-large-v0")` imports it.
 Observations are position, velocity and goal, as in Minari's datasets; the mazes of GPT2-DTMA show position and velocity
 only, as its code does (experiment-pointmaze, envs/pointmaze/utils/maze_utils.py).
+For stitching there are two environments per maze: `PointMazeStitch` starts at the start, and `PointMazeHalves`, which
+the data are from, there or in the middle of the way.
 Episodes never terminate: the point stays in the maze until the time limit, and every step near the goal is rewarded, as
 in D4RL's maze2d and in GPT2-DTMA's evaluation.
 """
@@ -26,7 +28,7 @@ Cell = tuple[int, int]
 class Maze:
     """Cells of one unit, centred on the origin. Rows run from the top: `#` is a wall, `G` the goal, `S` the start.
 
-    Without an `S` the point starts in any free cell.
+    Without an `S` the point starts in any free cell, with several in one of them.
     """
 
     rows: tuple[str, ...]
@@ -49,6 +51,12 @@ class Maze:
     def free_cells(self) -> list[Cell]:
         """All cells that are no walls, row by row."""
         return [(i, j) for i, row in enumerate(self.rows) for j in range(len(row)) if self.is_free((i, j))]
+
+    def with_start(self, cell: Cell) -> Maze:
+        """Return the same maze with one more start; each is as likely."""
+        row, column = cell
+        changed = self.rows[row][:column] + "S" + self.rows[row][column + 1 :]
+        return Maze((*self.rows[:row], changed, *self.rows[row + 1 :]))
 
     def centre(self, cell: Cell) -> NDArray[np.float64]:
         """Return the (x, y) of a cell's centre; y decreases from row to row."""
@@ -125,6 +133,13 @@ DTMA_MAZES = {
     ),
 }
 
+#: For stitching: GPT2-DTMA's maps, the horizon, and a cell at about the middle of the way from start to goal.
+STITCH_MAZES: dict[str, tuple[Maze, int, Cell]] = {
+    "u": (DTMA_MAZES["u"], 300, (2, 3)),
+    "medium": (DTMA_MAZES["medium"], 600, (4, 4)),
+    "large": (DTMA_MAZES["large"], 600, (3, 6)),
+}
+
 
 def point_maze(
     maze: str, reward_type: str, show_goal: bool = True, render_mode: str | None = None, **kwargs: Any
@@ -150,6 +165,7 @@ def point_maze(
 #: All mazes by the name that an environment's specification uses.
 MAZES = {f"d4rl/{name}": maze for name, (maze, _) in D4RL_MAZES.items()}
 MAZES |= {f"dtma/{name}": maze for name, maze in DTMA_MAZES.items()}
+MAZES |= {f"halves/{name}": maze.with_start(middle) for name, (maze, _, middle) in STITCH_MAZES.items()}
 
 
 def _register(name: str, maze: str, reward_type: str, horizon: int, show_goal: bool = True) -> None:
@@ -164,3 +180,6 @@ for _name, (_, _horizon) in D4RL_MAZES.items():
     _register(f"PointMaze-{_name}-dense-v0", f"d4rl/{_name}", "dense", _horizon)
 for _name in DTMA_MAZES:
     _register(f"PointMazeDTMA-{_name}-v1", f"dtma/{_name}", "dense", DTMA_HORIZON, show_goal=False)
+for _name, _stitched in STITCH_MAZES.items():
+    _register(f"PointMazeStitch-{_name}-v0", f"dtma/{_name}", "sparse", _stitched[1], show_goal=False)
+    _register(f"PointMazeHalves-{_name}-v0", f"halves/{_name}", "sparse", _stitched[1], show_goal=False)

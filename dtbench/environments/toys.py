@@ -1,4 +1,4 @@
-"""Three small environments with known answers, for the suite `sanity`: checks of models, never a ranking.
+"""Four small environments with known answers, for the suite `sanity`: checks of models, never a ranking.
 
 Importing this module registers them with gymnasium; `make_environment("dtbench/KeyToDoor-v0")` imports it.
 """
@@ -129,6 +129,59 @@ class PointToGoal(gym.Env):
         return self.position.astype(np.float32), reward, False, False, {}
 
 
+class Stitch(gym.Env):
+    """Enter a hall from the west or from the east, and choose a door at its end; the right-hand one pays `PRIZE`.
+
+    Each entrance is `ENTRANCE` steps long, the hall `HALL` steps, in which actions do nothing. In the west a step of
+    more than `LIMIT` to the right falls into a pit; before that it pays the more the further to the right it is, up to
+    `WEST_PAY` in all. In the east everything but such a step falls. In the data nobody from the west takes the
+    right-hand door, and everybody from the east does: the best way from the west is made of two trajectories.
+
+    Nothing in the hall tells where the agent came from, so that a policy which asks at each step for the most that the
+    data continue with leaves by the right-hand door, wherever it came from. A policy that asks for the prize from the
+    start does what all did who got it: a large step to the right, in the west into the pit. That they were in the east
+    is harder to see than their return: the east has two entrances, to the left and to the right of the western one.
+    Observation: (entrance: −1 or 1 in the east, 0 in the west and in the hall; share of the way walked; at the doors?).
+    """
+
+    ENTRANCE, HALL = 2, 4
+    LIMIT, WEST_PAY, PRIZE = 0.5, 1.0, 4.0
+    #: A smaller step to the right does not reach the right-hand door.
+    DOOR = 0.3
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.observation_space, self.action_space = _box(-1, 1, 3), _box(-1, 1, 1)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Start:
+        super().reset(seed=seed)
+        self.entrance, self.walked = float(self.np_random.choice([-1, 0, 0, 1])), 0
+        return self._observe(), {}
+
+    @property
+    def from_west(self) -> bool:
+        """Whether the agent entered from the west."""
+        return self.entrance == 0
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        right, reward, fallen = float(action[0]), 0.0, False
+        if self.walked < self.ENTRANCE:
+            fallen = (right > self.LIMIT) == self.from_west
+            if self.from_west and not fallen:
+                reward = self.WEST_PAY / self.ENTRANCE * max(0.0, 0.5 + right)
+        at_doors = self.walked == self.ENTRANCE + self.HALL
+        if at_doors and right > self.DOOR:
+            reward = self.PRIZE
+        self.walked += 1
+        return self._observe(), reward, fallen or at_doors, False, {}
+
+    def _observe(self) -> Observation:
+        length = self.ENTRANCE + self.HALL
+        entrance = self.entrance if self.walked < self.ENTRANCE else 0.0
+        return np.array([entrance, min(1, self.walked / length), self.walked == length], dtype=np.float32)
+
+
 gym.register("dtbench/BanditChain-v0", "dtbench.environments.toys:BanditChain")
 gym.register("dtbench/KeyToDoor-v0", "dtbench.environments.toys:KeyToDoor")
 gym.register("dtbench/PointToGoal-v0", "dtbench.environments.toys:PointToGoal", max_episode_steps=PointToGoal.HORIZON)
+gym.register("dtbench/Stitch-v0", "dtbench.environments.toys:Stitch")

@@ -13,8 +13,8 @@ from torch import Tensor
 from dtbench.spaces import Continuous, Discrete
 
 SAMPLED = "sampled"
-#: Sets the draws of actions apart from whatever else is drawn from an environment's seed.
-_STREAM = 1
+#: Set the draws of actions, and the policy's own, apart from whatever else is drawn from an environment's seed.
+_STREAM, _OWN_STREAM = 1, 2
 
 
 class ActionChoice:
@@ -56,3 +56,21 @@ class ActionChoice:
         if self.how == SAMPLED:  # the largest of logits with Gumbel noise is distributed as their softmax
             return int(np.argmax(logits + generator.gumbel(size=len(logits))))
         return int(np.argmax(logits))
+
+
+class Draws:
+    """The random numbers of policies that draw: a row per environment, a function of its seed and of the step.
+
+    Args:
+        seeds: of the environments.
+        count: numbers per action.
+    """
+
+    def __init__(self, seeds: Sequence[int], count: int) -> None:
+        self.count = count
+        self._generators = [np.random.default_rng(np.random.SeedSequence((seed, _OWN_STREAM))) for seed in seeds]
+
+    def __call__(self) -> Tensor:
+        """Draw the numbers of one step: (environments, count) float32, uniform in [0, 1)."""
+        numbers = [generator.random(self.count, dtype=np.float32) for generator in self._generators]
+        return torch.from_numpy(np.stack(numbers))

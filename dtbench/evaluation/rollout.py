@@ -17,7 +17,7 @@ from dtbench.config import ACTIONS, require, require_one_of
 from dtbench.determinism import one_thread
 from dtbench.environments.make import action_space, make_environment, observation_space
 from dtbench.errors import DataError, DtbenchError
-from dtbench.evaluation.actions import ActionChoice
+from dtbench.evaluation.actions import ActionChoice, Draws
 from dtbench.hardware import FLOAT32, autocast
 from dtbench.spaces import Continuous, Discrete, Frames, Vector
 
@@ -27,6 +27,8 @@ from dtbench.spaces import Continuous, Discrete, Frames, Vector
 BLOCK = 10
 #: Steps of which windows are cut out before older ones are forgotten.
 _KEPT = 256
+#: Steps that a policy with a state sees: the one before the current, and that.
+_LAST_STEPS = 2
 
 
 class Policy(Interface):
@@ -37,7 +39,9 @@ class Policy(Interface):
     def act(self, window: dict[str, Tensor]) -> Tensor:
         """Choose the actions of the last step of each window, or their logits: (B, action size) float32.
 
-        A policy with a method `encode` is also given what that returns (`OfflineModule.encode`).
+        A policy with a method `encode` is also given what that returns (`OfflineModule.encode`), one with a number
+        `draws` as many random numbers (`OfflineModule.draws`). One whose method `initial_state` returns a state is
+        asked by `act_step` instead (`OfflineModule.act_step`).
         """
         ...
 
@@ -226,15 +230,18 @@ def _roll_out(
             f"{protocol.state_mean.shape}; use the environment that the data come from."
         )
     count, steps = len(envs), protocol.max_episode_steps
-    history = _History(count, policy.context_length, seen, space, device)
+    actor = _Actor(policy, count)
+    history = _History(count, actor.context, seen, space, device)
     choose = ActionChoice(space, seeds, protocol.actions, protocol.random_actions)
+    draw = Draws(seeds, getattr(policy, "draws", 0))
     observations = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
     returns, lengths = np.zeros(count), np.zeros(count, dtype=int)
     to_go = np.full(count, target / protocol.return_scale)
     alive = np.arange(count)
     for step in range(steps):
         history.observe(_normalized(observations, seen, protocol), to_go)
-        outputs = _act(policy, history, space.size, step, alive)
+        history.draws = draw().to(device) if draw.count else None
+        outputs = _act(actor, history, space.size, step, alive)
         history.actions[alive, history.now], actions = choose(outputs, alive)
         still = []
         if watch is not None and 0 in alive:
@@ -243,9 +250,9 @@ def _roll_out(
             observations[env], reward, terminated, truncated, _ = envs[env].step(actions[row])
             returns[env] += float(reward)
             lengths[env] += 1
-            if not protocol.delayed_reward:
+            if not protocol.delayed_reward:  # it is paid with the last step, after which nobody looks
                 to_go[env] -= float(reward) / protocol.return_scale
-            history.rewards[env, history.now] = float(reward) / protocol.return_scale
+                history.rewards[env, history.now] = float(reward) / protocol.return_scale
             if not (terminated or truncated):
                 still.append(env)
         alive = np.asarray(still, dtype=int)
@@ -275,6 +282,7 @@ class _History:
 
     Attributes:
         now: the current step's place.
+        draws: (count, numbers), the current step's random numbers, of policies that draw.
     """
 
     def __init__(
@@ -291,6 +299,7 @@ class _History:
         self.rewards = torch.zeros(count, length, device=device)
         self.returns_to_go = torch.zeros(count, length, device=device)
         self.features: Tensor | None = None  # (count, length, features), of policies that encode observations
+        self.draws: Tensor | None = None
 
     def observe(self, observations: NDArray[Any], returns_to_go: NDArray[np.float64]) -> None:
         """Begin the next step with what is seen before it: (count, …), and (count,)."""
@@ -322,8 +331,10 @@ class _History:
         part = slice(self.now - self.pads, self.now + 1)
         timesteps = torch.arange(self.step - self.pads, self.step + 1, device=self.rewards.device)
         features = {} if self.features is None else {"features": self.features[rows, part]}
+        draws = {} if self.draws is None else {"draws": self.draws[rows]}
         return {
             **features,
+            **draws,
             "observations": self.observations[rows, part],
             "actions": self.actions[rows, part],
             "rewards": self.rewards[rows, part],
@@ -333,7 +344,46 @@ class _History:
         }
 
 
-def _act(policy: Policy, history: _History, size: int, step: int, alive: NDArray[np.int_]) -> Tensor:
+class _Actor:
+    """Asks a policy for actions, and owns the state of one that carries it: a row per environment.
+
+    Attributes:
+        context: steps of the windows that it asks about.
+    """
+
+    def __init__(self, policy: Policy, count: int) -> None:
+        initial_state = getattr(policy, "initial_state", None)
+        self.policy: Any = policy
+        initial = None if initial_state is None else initial_state(count)
+        self.state = None if initial is None else tuple(part.clone() for part in initial)
+        self.context: int = policy.context_length if self.state is None else _LAST_STEPS
+        self.encode: Callable[[Tensor], Tensor | None] | None = getattr(policy, "encode", None)
+
+    def __call__(self, history: _History, rows: Tensor, size: int) -> Tensor:
+        """Return the actions (len(rows), size) of at most `BLOCK` environments, from a forward pass of `BLOCK` rows."""
+        block = torch.cat((rows, rows[:1].expand(BLOCK - len(rows))))
+        if self.encode is not None:
+            history.encode(block, self.encode)
+        window, needed = history.window(block), (BLOCK, size)
+        if self.state is None:
+            return self._checked("act", self.policy.act(window), needed)[: len(rows)]
+        actions, state = self.policy.act_step(window, tuple(part[block] for part in self.state))
+        for kept, part in zip(self.state, state, strict=True):
+            kept[rows] = part[: len(rows)].to(kept.dtype)  # an idle row must not take its environment's step again
+        return self._checked("act_step", actions, needed)[: len(rows)]
+
+    def _checked(self, method: str, actions: Any, needed: tuple[int, int]) -> Tensor:
+        """Return the actions if they are a tensor of the needed shape."""
+        if isinstance(actions, Tensor) and actions.shape == needed:
+            return actions
+        kind, where = type(actions), f"{type(self.policy).__name__}.{method}"
+        found = f"a {kind.__module__}.{kind.__qualname__}"
+        if isinstance(actions, Tensor):
+            found = f"shape {tuple(actions.shape)}"
+        raise DtbenchError(f"{where} returned {found}, but a tensor of shape (B, action size) = {needed} is needed.")
+
+
+def _act(actor: _Actor, history: _History, size: int, step: int, alive: NDArray[np.int_]) -> Tensor:
     """Ask the policy about all running environments in forward passes of one size: (rows, action size).
 
     Raises:
@@ -341,31 +391,10 @@ def _act(policy: Policy, history: _History, size: int, step: int, alive: NDArray
             would continue and return NaN.
     """
     rows = torch.from_numpy(alive).to(history.rewards.device)
-    idle = -len(rows) % BLOCK
-    blocks = torch.split(torch.cat((rows, rows[:1].expand(idle))), BLOCK)
-    encode = getattr(policy, "encode", None)
-    chosen = []
-    for block in blocks:
-        if encode is not None:
-            history.encode(block, encode)
-        chosen.append(_checked(policy, policy.act(history.window(block)), (BLOCK, size)))
-    actions = torch.cat(chosen)[: len(rows)]
+    actions = torch.cat([actor(history, block, size) for block in torch.split(rows, BLOCK)])
     if not torch.isfinite(actions).all():
         raise DtbenchError(
             f"The policy's action is NaN or infinite at step {step}: its training diverged; try a lower "
             "optimizer.learning_rate or a longer optimizer.warmup_steps."
         )
     return actions
-
-
-def _checked(policy: Policy, actions: Any, needed: tuple[int, int]) -> Tensor:
-    """Return the actions if they are a tensor of the needed shape."""
-    if isinstance(actions, Tensor) and actions.shape == needed:
-        return actions
-    kind = type(actions)
-    found = (
-        f"shape {tuple(actions.shape)}" if isinstance(actions, Tensor) else f"a {kind.__module__}.{kind.__qualname__}"
-    )
-    raise DtbenchError(
-        f"{type(policy).__name__}.act returned {found}, but a tensor of shape (B, action size) = {needed} is needed."
-    )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import lightning
 import torch
@@ -17,15 +18,34 @@ from dtbench.errors import ConfigError
 from dtbench.hardware import on_gpu
 from dtbench.models.checkpoint import load_checkpoint
 from dtbench.models.parts.actions import action_loss, mean_over_real
+from dtbench.models.parts.heads import ActionHead
+from dtbench.models.parts.initial_weights import shrink
 from dtbench.models.parts.language_loss import LanguageLoss
 from dtbench.models.parts.memory import Numbers, frame_bytes, mlp_bytes, state_bytes, trunk_bytes
 from dtbench.models.parts.optimizer import adamw
-from dtbench.models.parts.options import SequenceConfig
-from dtbench.models.parts.tokens import LAST_STATE_TOKEN, STATE_TOKENS, TOKENS_PER_STEP, TokenEmbedding
-from dtbench.models.parts.trunk import Trunk, TrunkConfig
+from dtbench.models.parts.options import EPISODE, SMALL, RecurrentConfig, SequenceConfig
+from dtbench.models.parts.tokens import (
+    LAST_STATE_TOKEN,
+    NEW_TOKENS,
+    STATE_TOKENS,
+    TOKENS_PER_STEP,
+    TokenEmbedding,
+    TrajectoryEmbedding,
+)
+from dtbench.models.parts.trunk import RecurrentMixer, State, Trunk, TrunkConfig
 from dtbench.spaces import Frames, Spaces
 
-__all__ = ["OfflineModule", "SequenceConfig", "SequencePolicy", "Window", "mean_over_real"]  # for a model of your own
+if TYPE_CHECKING:
+    from dtbench.data.windows import Windows
+
+__all__ = [
+    "OfflineModule",
+    "SequenceConfig",
+    "SequencePolicy",
+    "State",
+    "Window",
+    "mean_over_real",
+]  # for a model of your own
 
 Window = dict[str, Tensor]
 _RECENT = 100
@@ -50,11 +70,14 @@ class OfflineModule(lightning.LightningModule):
         context_length: K, time steps per window.
         initial_weights: where the initial weights come from; stored in every result and shown in the leaderboard.
         step: 0-based step of the training, for losses that change over time.
+        draws: how many random numbers an action needs, 0 for most methods. Evaluation hands them to `act` as
+            `window["draws"]`, (B, draws) float32, uniform in [0, 1): of each environment its own.
     """
 
     #: Dataclass of the section `model` of this model's configuration.
     Config: ClassVar[type]
     options: Any
+    draws: int = 0
 
     def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
         super().__init__()
@@ -164,6 +187,35 @@ class OfflineModule(lightning.LightningModule):
         """
         raise NotImplementedError
 
+    def initial_state(self, count: int) -> State | None:
+        """Return what the model carries from step to step, of episodes before their first step; None for most models.
+
+        None means that it acts on windows. A model with a state acts by `act_step`, whose time does not grow with the
+        steps that it remembers; `act` remains as it is.
+
+        Args:
+            count: number of episodes.
+
+        Returns:
+            Tensors (count, …) with a row per episode, on the model's device.
+        """
+        return None
+
+    def act_step(self, last: Window, state: State) -> tuple[Tensor, State]:
+        """Choose the actions of the current step, after all earlier ones of its episode.
+
+        It does what `act` does with a window of all these steps.
+
+        Args:
+            last: the last two steps of each window: the one before the current, with the action that was taken in it
+                (in an episode's first step it is padding), and the current one.
+            state: as `initial_state` or the last call returned it, without the rows of episodes that have ended.
+
+        Returns:
+            The actions as from `act`, and the state for the next call, in tensors of its own.
+        """
+        raise NotImplementedError
+
     def encode(self, observations: Tensor) -> Tensor | None:
         """Encode single observations, where that is worth doing once per step instead of once per window that has them.
 
@@ -180,6 +232,19 @@ class OfflineModule(lightning.LightningModule):
     def activation_bytes(self, batch_size: int, numbers: Numbers) -> int:
         """Estimate the bytes that a forward pass keeps for the backward pass; by default every step passes once."""
         return mlp_bytes(self, batch_size * self.context_length, numbers)
+
+    def see_data(self, windows: Windows) -> None:
+        """Look at all data once before a training goes on, e.g. for the range of its returns; most methods do not.
+
+        Every process of a training, and one that resumes it, sees the same data. What is kept of them must be a buffer,
+        so that a checkpoint holds it.
+        """
+
+    def on_fit_start(self) -> None:
+        """Show the data to the model."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.see_data(data.windows)
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         """Seed the step, compute its loss and log it."""
@@ -233,7 +298,7 @@ class SequencePolicy(OfflineModule):
     """Tokens → trunk → action head on the state tokens; squared error or cross-entropy over the real steps.
 
     A subclass builds `embedding`, `trunk` and `head`, and `language` if it has a language loss. DT, GPT-2-DT, LaMo,
-    GPT2-DTMA and DC differ only in these parts and in which weights are trained.
+    GPT2-DTMA, DC and the recurrent ones differ only in these parts and in which weights are trained.
     """
 
     embedding: nn.Module  # `TokenEmbedding`, or another with its call
@@ -297,6 +362,41 @@ class SequencePolicy(OfflineModule):
         embed = getattr(self.embedding, "for_acting", self.embedding)  # a model from outside may embed in its own way
         tokens, token_mask = embed(window)
         return self.head(self.trunk(tokens, token_mask, LAST_STATE_TOKEN))[:, 0].float()
+
+
+class RecurrentPolicy(SequencePolicy):
+    """DT with a recurrent mixer in the place of attention: tokens, MLPs, head and loss are DT's.
+
+    It is trained on windows of K steps. With `memory: episode` it acts on a state that goes on through the whole
+    episode, at the same cost in every step; with `memory: window` on the last K steps, as DT. Both read the same
+    tokens, with the steps' own times, and are equal as long as an episode fits into a window.
+    """
+
+    options: RecurrentConfig
+    trunk: Trunk
+
+    def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
+        super().__init__(config, spaces, seed)
+        options = self.options
+        self.embedding = TrajectoryEmbedding(self.spaces, options.width, norm_before_time=False)
+        trunk = replace(options.trunk(), scaled_residuals=False)
+        self.trunk = Trunk(trunk, lambda config, layer: self.mixer(config))
+        self.head = ActionHead(options.width, self.spaces.action.size, options.tanh)
+        self.initial_weights = options.describe_weights()
+        if options.init == SMALL:
+            shrink(self.embedding, self.head)
+
+    def mixer(self, config: TrunkConfig) -> RecurrentMixer:
+        """Return the mixer of one layer."""
+        raise NotImplementedError
+
+    def initial_state(self, count: int) -> State | None:
+        return self.trunk.initial_state(count) if self.options.memory == EPISODE else None
+
+    def act_step(self, last: Window, state: State) -> tuple[Tensor, State]:
+        tokens, token_mask = self.embedding(last)
+        token, state = self.trunk.step(tokens[:, NEW_TOKENS], token_mask[:, NEW_TOKENS], state, slice(-1, None))
+        return self.head(token)[:, 0].float(), state
 
 
 def build_on_meta(model: type[OfflineModule], config: RunConfig, spaces: Spaces) -> OfflineModule:

@@ -1,7 +1,8 @@
 """Conservative Q-Learning (Kumar et al., 2020, arXiv 2006.04779; young-geng/CQL, and cql.py of CORL).
 
 With `calibrated` it is Cal-QL (Nakamoto et al., 2023, arXiv 2303.05479) before its online phase. On tasks with discrete
-actions it is the paper's discrete CQL, on quantiles (`parts.quantiles`).
+actions it is the paper's discrete CQL, on quantiles (`parts.discrete_critics`). With `value_loss: hl_gauss` critics
+learn by classification (`parts.histogram`).
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
@@ -19,15 +22,21 @@ from torch.func import functional_call
 
 from dtbench.config import RunConfig
 from dtbench.models.base import OfflineModule, Window
+from dtbench.models.parts.discrete_critics import DiscreteCql, DiscreteCritic, HistogramCritic, QuantileCritic
 from dtbench.models.parts.heads import Float32Linear
+from dtbench.models.parts.histogram import Histogram
 from dtbench.models.parts.memory import Numbers, mlp_bytes
-from dtbench.models.parts.options import ConservativeQLearningConfig
-from dtbench.models.parts.quantiles import DiscreteCql, QuantileCritic
+from dtbench.models.parts.options import HL_GAUSS, ConservativeQLearningConfig
+from dtbench.models.parts.targets import follow
 from dtbench.spaces import Discrete, Spaces
+
+if TYPE_CHECKING:
+    from dtbench.data.windows import Windows
 
 _LOG_STD_RANGE = (-20.0, 2.0)
 #: Actions of the data are kept away from ±1, where a squashed Gaussian has no density.
 _CLIP_ACTION = 0.999
+_Rewards = TypeVar("_Rewards", Tensor, NDArray[np.float32])
 
 
 class SquashedGaussianPolicy(nn.Module):
@@ -65,17 +74,38 @@ class SquashedGaussianPolicy(nn.Module):
 
 
 class TwinCritics(nn.Module):
-    """Two Q-functions, each an MLP over (s, a)."""
+    """Two Q-functions, each an MLP over (s, a), whose output is the value, or the logits of a `histogram`'s bins."""
 
-    def __init__(self, observation_dim: int, action_dim: int, width: int, layers: int, orthogonal: bool) -> None:
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        width: int,
+        layers: int,
+        orthogonal: bool,
+        histogram: Histogram | None = None,
+    ) -> None:
         super().__init__()
-        inputs = observation_dim + action_dim
-        self.networks = nn.ModuleList(mlp(inputs, 1, width, layers, orthogonal) for _ in range(2))
+        inputs, outputs = observation_dim + action_dim, 1 if histogram is None else histogram.bins
+        self.networks = nn.ModuleList(mlp(inputs, outputs, width, layers, orthogonal) for _ in range(2))
+        self.histogram = histogram
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         """(N, obs_dim) and (N, M, action_dim) → (2, N, M): all M actions of a state in one pass."""
+        return self.values(self.outputs(observations, actions))
+
+    def outputs(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """As `forward`, but return what `values` and `bellman_loss` take: (2, N, M, outputs)."""
         pairs = torch.cat((observations[:, None].expand(-1, actions.shape[1], -1), actions), dim=-1)
-        return torch.stack([network(pairs)[..., 0] for network in self.networks])
+        return torch.stack([network(pairs) for network in self.networks])
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Return the values that outputs stand for: (…, outputs) → (…)."""
+        return outputs[..., 0] if self.histogram is None else self.histogram.mean(outputs)
+
+    def bellman_loss(self, outputs: Tensor, values: Tensor, targets: Tensor) -> Tensor:
+        """Return squared errors, or cross-entropies: (2, N, outputs), their values (2, N), and (N,) → (2, N)."""
+        return (values - targets).square() if self.histogram is None else self.histogram.loss(outputs, targets)
 
 
 class ConservativeQLearning(OfflineModule):
@@ -93,17 +123,48 @@ class ConservativeQLearning(OfflineModule):
         options, spaces = self.options, self.spaces
         self.discrete: DiscreteCql | None = None
         if isinstance(spaces.action, Discrete):
-            size = (options.quantiles, options.width, options.critic_layers)
-            critic = QuantileCritic(spaces.observation, spaces.action.count, *size)
-            self.discrete = DiscreteCql(critic, options.discount, options.double)
+            self.discrete = DiscreteCql(self._discrete_critic(spaces.action.count), options.discount, options.double)
             return
         sizes = (spaces["observation_dim"], spaces["action_dim"], options.width)
         self.policy = SquashedGaussianPolicy(*sizes, options.policy_layers, options.orthogonal_policy)
-        self.critics = TwinCritics(*sizes, options.critic_layers, options.orthogonal)
+        self.critics = TwinCritics(*sizes, options.critic_layers, options.orthogonal, self._histogram())
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.zeros(()))
         self.log_multiplier = nn.Parameter(torch.ones(()), requires_grad=options.lagrange)
         self.target_entropy = -float(spaces["action_dim"])
+
+    def _histogram(self) -> Histogram | None:
+        """Return the bins of values, if they are learnt by classification."""
+        options = self.options
+        if options.value_loss != HL_GAUSS:
+            return None
+        made = Histogram(options.value_bins, options.value_smoothing)
+        if options.value_min is not None and options.value_max is not None:
+            made.set_range(options.value_min, options.value_max)
+        return made
+
+    def _discrete_critic(self, actions: int) -> DiscreteCritic:
+        options, seen, histogram = self.options, self.spaces.observation, self._histogram()
+        if histogram is not None:
+            return HistogramCritic(seen, actions, histogram, options.width, options.critic_layers)
+        return QuantileCritic(seen, actions, options.quantiles, options.width, options.critic_layers)
+
+    def see_data(self, windows: Windows) -> None:
+        """Spread the bins of `hl_gauss` over the data's discounted returns, unless their range is given."""
+        low, high = self.options.value_min, self.options.value_max
+        histograms = [module for module in self.modules() if isinstance(module, Histogram)]
+        if not histograms or (low is not None and high is not None):
+            return
+        least, largest = windows.return_range(self.options.discount, self.changed_rewards)
+        for histogram in histograms:  # those of critics and targets
+            histogram.set_range(least if low is None else low, largest if high is None else high)
+
+    def changed_rewards(self, rewards: _Rewards) -> _Rewards:
+        """Return raw rewards (…) as the critics learn them: clipped, scaled and shifted."""
+        if self.options.clip_rewards and self.discrete is not None:
+            rewards = rewards.clip(-1, 1)
+        changed: _Rewards = self.options.reward_scale * rewards + self.options.reward_bias
+        return changed
 
     @property
     def window_options(self) -> dict[str, Any]:
@@ -115,9 +176,7 @@ class ConservativeQLearning(OfflineModule):
         real = batch["padding_mask"]
         names = ("observations", "actions", "rewards", "next_observations", "terminations")
         observations, actions, rewards, following, ended = (batch[name][real] for name in names)
-        if self.options.clip_rewards and self.discrete is not None:
-            rewards = rewards.clamp(-1, 1)
-        rewards = self.options.reward_scale * rewards + self.options.reward_bias
+        rewards = self.changed_rewards(rewards)
         if self.discrete is not None:
             td_loss, difference = self.discrete.losses(observations, actions, rewards, following, ended.float())
             metrics = {"td_loss": td_loss.detach(), "conservative_difference": difference.detach()}
@@ -160,7 +219,7 @@ class ConservativeQLearning(OfflineModule):
         alpha: Tensor,
         least: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the squared Bellman error and the mean conservative difference of each critic: (2,) and (2,).
+        """Return the mean Bellman loss and the mean conservative difference of each critic: (2,) and (2,).
 
         The difference is T logsumexp(… / T) − Q(s, a) over uniform actions, actions of π(·|s′) and actions of π(·|s).
         Q of the policy's actions is raised to `least` (N,), if given.
@@ -172,7 +231,8 @@ class ConservativeQLearning(OfflineModule):
             current, log_current = self.policy.sample(observations, options.sampled_actions)
             next_, log_next = self.policy.sample(following, options.sampled_actions)
             log_uniform = torch.full_like(log_current, dim * math.log(0.5))
-        values = self.critics(observations, torch.cat((actions[:, None], uniform, next_, current), dim=1))
+        outputs = self.critics.outputs(observations, torch.cat((actions[:, None], uniform, next_, current), dim=1))
+        values = self.critics.values(outputs)
         if least is not None:
             others, of_policy = values.split([1 + options.sampled_actions, 2 * options.sampled_actions], dim=-1)
             values = torch.cat((others, torch.maximum(of_policy, least[:, None])), dim=-1)
@@ -185,7 +245,7 @@ class ConservativeQLearning(OfflineModule):
         difference = soft_maximum - of_data
         if options.clip_difference_min is not None:
             difference = difference.clamp(min=options.clip_difference_min)
-        return (of_data - target).square().mean(dim=1), difference.mean(dim=1)
+        return self.critics.bellman_loss(outputs[:, :, 0], of_data, target).mean(dim=1), difference.mean(dim=1)
 
     def uniform_actions(self, observations: Tensor) -> Tensor:
         """Draw actions in [−1, 1] for each of N states: (N, sampled_actions, action_dim)."""
@@ -225,9 +285,7 @@ class ConservativeQLearning(OfflineModule):
             if (self.step + 1) % self.options.target_interval == 0:
                 self.discrete.update_target()
             return
-        with torch.no_grad():
-            for old, new in zip(self.target_critics.parameters(), self.critics.parameters(), strict=True):
-                old.lerp_(new, self.options.target_rate)
+        follow(self.target_critics, self.critics, self.options.target_rate)
 
     def activation_bytes(self, batch_size: int, numbers: Numbers) -> int:
         """Estimate what the networks keep: the critics judge every sampled action of every state."""

@@ -183,9 +183,10 @@ def plan_runs(request: RunRequest) -> list[RunPlan]:
     sources = _choose_sources(suite, request)
     plans = []
     for entry in entries:
+        settings = entry.settings
         composed: dict[str, tuple[RunConfig, tuple[str, ...]]] = {}  # most tasks of a suite are configured alike
         for task, source in sources:
-            layers = task_layers(task, entry.name)
+            layers = task_layers(task, settings)
             if layers not in composed:
                 composed[layers] = _configure(entry, layer, suite, task, request)
             config, changes = composed[layers]

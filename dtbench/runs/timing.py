@@ -40,12 +40,11 @@ def time_run(plan: RunPlan) -> float:
     environment_step = _seconds(step_environment, 50)
     env.close()
     module = plan.model.load()(config, spaces, plan.seed)
-    window = random_window(config.evaluation.episodes, config.training.context_length, spaces)
     with autocast(torch.device("cpu"), config.hardware.precision):
         training_step = _seconds(_training_step(module, config.training.batch_size, spaces), _TIMED)
         module.eval()
         with torch.no_grad():
-            acting = _seconds(lambda: module.act(window), _TIMED)
+            acting = _seconds(_acting(module, config.evaluation.episodes, spaces), _TIMED)
     horizon = min(config.evaluation.max_episode_steps or task.max_episode_steps, task.max_episode_steps)
     evaluation = horizon * (acting + config.evaluation.episodes * environment_step)
     return _START_S + config.training.steps * training_step + _evaluations(plan) * evaluation
@@ -70,6 +69,16 @@ def _training_step(module: OfflineModule, batch_size: int, spaces: Spaces) -> Ca
         optimizer.step()
 
     return step
+
+
+def _acting(module: OfflineModule, episodes: int, spaces: Spaces) -> Callable[[], object]:
+    state = module.initial_state(episodes)
+    if state is None:
+        window = random_window(episodes, module.context_length, spaces)
+        window["draws"] = torch.rand(episodes, module.draws)
+        return lambda: module.act(window)
+    last = random_window(episodes, 2, spaces)
+    return lambda: module.act_step(last, state)
 
 
 def _seconds(call: Callable[[], object], times: int) -> float:
@@ -100,6 +109,7 @@ def random_window(batch_size: int, context_length: int, spaces: Spaces) -> dict[
         "actions": actions,
         "rewards": torch.randn(steps),
         "returns_to_go": torch.randn(steps),
+        "discounted_returns": torch.randn(steps),
         "timesteps": torch.arange(context_length).clamp(max=spaces.max_timesteps - 1).expand(steps),
         "terminations": torch.zeros(steps, dtype=torch.bool),
         "padding_mask": torch.ones(steps, dtype=torch.bool),

@@ -71,13 +71,13 @@ def small_store(folder: Path, spaces: Spaces = DIMS) -> TrajectoryStore:
 
 
 def data_module(folder: Path, module: OfflineModule, steps: int, seed: int = 0) -> TrajectoryDataModule:
-    """Return the data module that the model asks for, over the small store in `folder`."""
+    """Return the data module that the model asks for, over the small store in `folder`, and show the model its data."""
     path = folder / "store"
     if not path.exists():
         small_store(folder, module.spaces)
     wanted: dict[str, Any] = {"return_scale": 10.0}
     wanted["normalize_states"] = not isinstance(module.spaces.observation, Frames)
-    return TrajectoryDataModule(
+    data = TrajectoryDataModule(
         path,
         WindowOptions(module.context_length, **{**wanted, **module.window_options}),
         batch_size=BATCH,
@@ -86,6 +86,8 @@ def data_module(folder: Path, module: OfflineModule, steps: int, seed: int = 0) 
         held_out_share=module.held_out_share,
         is_held_out_step=module.is_held_out_step,
     )
+    module.see_data(data.windows)
+    return data
 
 
 class Losses(Callback):
@@ -144,13 +146,15 @@ def windows(module: OfflineModule, batch: int = 6, seed: int = 0) -> Window:
         "next_observations": random_observations(spaces, content, generator),
         "rewards": torch.randn(content, generator=generator),
         "returns_to_go": torch.randn(content, generator=generator),
+        "discounted_returns": torch.randn(content, generator=generator),
         "timesteps": timesteps,
     }
     for name, value in window.items():
         window[name] = value * mask.reshape(*mask.shape, *[1] * (value.dim() - mask.dim()))
     terminations = torch.zeros_like(mask)
     terminations[:, -1] = True
-    return {**window, "terminations": terminations, "padding_mask": mask}
+    draws = {"draws": torch.rand(batch, module.draws, generator=generator)} if module.draws else {}
+    return {**window, **draws, "terminations": terminations, "padding_mask": mask}
 
 
 def random_observations(spaces: Spaces, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

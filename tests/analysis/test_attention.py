@@ -7,8 +7,9 @@ import torch
 from transformers import GPT2Config, GPT2Model
 
 from dtbench.analysis.attention import attention_figures
+from dtbench.errors import ConfigError
 from dtbench.models.gpt2_dt import Gpt2Dt
-from dtbench.testing import DIMS, model_config, windows
+from dtbench.testing import DIMS, build_model, model_config, windows
 
 
 @pytest.fixture
@@ -52,3 +53,10 @@ def test_padding_gets_no_attention(policy):
     for layer in attention_figures(module, [short]):
         for head in layer["heads"]:
             assert sum(head["by_distance"][real:]) == 0
+
+
+@pytest.mark.parametrize("name", ["edt", "reinformer"])
+def test_models_that_act_in_several_passes_are_refused(name):
+    module = build_model(name).eval()
+    with pytest.raises(ConfigError, match="acts in several passes"):
+        attention_figures(module, [windows(module)])

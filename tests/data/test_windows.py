@@ -149,6 +149,15 @@ def test_only_kept_trajectories_are_drawn_and_measured(tmp_path):
     assert np.allclose(windows.state_mean.numpy(), expected, atol=1e-5)
 
 
+def test_the_range_of_returns_to_go_is_that_of_kept_trajectories(tmp_path):
+    store = factory.store(tmp_path / "s")
+    for options in (WindowOptions(4, return_scale=3.0), WindowOptions(4, top_fraction=0.25)):
+        windows = Windows(store, options)
+        rewards = [store.episode(int(number)).rewards for number in windows.kept_episodes]
+        returns = [own[step:].sum() / options.return_scale for own in rewards for step in range(len(own))]
+        assert windows.returns_to_go_range == pytest.approx((min(returns), max(returns)), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -216,6 +225,75 @@ def test_discounted_returns_continue_behind_a_time_limit(tmp_path, drop, delayed
             found = windows.gather(torch.tensor([int(begin) + step]))["discounted_returns"]
             assert found.shape == (1, 1)
             assert found.item() == pytest.approx(expected / 2, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_the_range_of_returns_is_that_of_the_kept_steps(tmp_path, drop):
+    store = factory.store(tmp_path / "s", (5, 1, 12, 7))
+    options = WindowOptions(1, return_scale=2.0, discount=0.9, drop_timeouts=drop, top_fraction=0.5)
+    windows = Windows(store, options)
+    kept = windows._steps_of(windows.kept_episodes)
+    shown = windows.gather(torch.from_numpy(kept))["discounted_returns"]
+    assert windows.return_range(0.9) == pytest.approx((shown.min().item(), shown.max().item()), rel=1e-5)
+    shifted = windows.return_range(0.0, lambda rewards: 3 * rewards + 1)
+    rewards = 3 * windows.gather(torch.from_numpy(kept))["rewards"] + 1
+    assert shifted == pytest.approx((rewards.min().item(), rewards.max().item()), rel=1e-5)
+
+
+def test_discounted_returns_may_end_at_a_time_limit(tmp_path):
+    store = factory.store(tmp_path / "s", (5, 1, 12, 7))
+    windows = Windows(store, WindowOptions(1, discount=0.9, endless_timeouts=False))
+    found = windows.gather(torch.arange(store.num_steps))["discounted_returns"][:, 0].tolist()
+    for begin, end in zip(store.episode_offsets[:-1], store.episode_offsets[1:], strict=True):
+        for step in range(begin, end):
+            expected = sum(0.9**k * float(reward) for k, reward in enumerate(store.rewards[step:end]))
+            assert found[step] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_a_termination_may_pay_something_else(tmp_path, delayed):
+    """Everything that is summed from rewards has it; an episode that a time limit ended keeps its own."""
+    store = factory.store(tmp_path / "s", (5, 1, 12, 7))
+    options = WindowOptions(
+        1, return_scale=2.0, discount=0.9, endless_timeouts=False, termination_reward=-100.0, delayed_reward=delayed
+    )
+    batch = Windows(store, options).gather(torch.arange(store.num_steps))
+    rewards, own = batch["rewards"][:, 0].numpy() * 2, np.array(store.rewards)
+    for episode in range(4):
+        begin, end = store.episode_offsets[episode], store.episode_offsets[episode + 1]
+        expected = own[begin:end].copy()
+        if delayed:
+            expected = np.array([0.0] * (len(expected) - 1) + [expected.sum()])
+        if episode % 2 == 0:
+            expected[-1] = -100
+        assert rewards[begin:end] == pytest.approx(expected, rel=1e-5)
+        assert batch["returns_to_go"][begin, 0].item() == pytest.approx(expected.sum() / 2, rel=1e-5, abs=1e-5)
+        discounted = sum(0.9**k * reward for k, reward in enumerate(expected)) / 2
+        assert batch["discounted_returns"][begin, 0].item() == pytest.approx(discounted, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+def test_all_kept_steps_are_gone_through_once(tmp_path, monkeypatch, ratio):
+    monkeypatch.setattr("dtbench.data.windows._CHUNK", 4)
+    store = factory.store(tmp_path / "s", (5, 1, 12, 7))
+    windows = Windows(store, WindowOptions(3, trajectory_ratio=ratio, discount=0.9))
+    parts = list(windows.steps())
+    kept = [range(*store.episode_offsets[episode : episode + 2]) for episode in windows.kept_episodes]
+    starts = torch.tensor([step for steps in kept for step in steps])
+    assert [len(part["rewards"]) for part in parts[:-1]] == [4] * (len(parts) - 1)
+    expected = windows.gather(starts)
+    for name in ("observations", "actions", "rewards", "discounted_returns", "timesteps"):
+        first = expected["padding_mask"].long().argmax(dim=1)  # a window's first step is where its padding ends
+        whole = torch.cat([part[name] for part in parts])
+        assert torch.equal(whole[:, 0], expected[name][torch.arange(len(starts)), first]), name
+    assert windows.options.context_length == 3
+
+
+def test_frames_are_gone_through_in_smaller_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("dtbench.data.windows._FRAMES_CHUNK", 10)
+    store = factory.game_store(tmp_path / "s", (5, 1, 12, 7))
+    parts = list(Windows(store, WindowOptions(3, normalize_states=False)).steps())
+    assert [len(part["observations"]) for part in parts] == [10, 10, 5]
 
 
 def test_best_share_by_steps_equals_the_loop_of_the_decision_transformer(tmp_path):

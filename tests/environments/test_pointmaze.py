@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from dtbench.data.behaviours.waypoints import Waypoints, walk_from_place_to_place, walk_then_act_randomly
 from dtbench.data.sources import local
 from dtbench.environments.make import flatten, import_robotics, make_environment
-from dtbench.environments.pointmaze import D4RL_MAZES, DTMA_MAZES, MAZES
+from dtbench.environments.pointmaze import D4RL_MAZES, DTMA_MAZES, MAZES, STITCH_MAZES
 from dtbench.errors import ConfigError
 from dtbench.resources import resource
 from dtbench.suites.suites import load_suite
@@ -188,6 +188,44 @@ def test_walkers_of_d4rl_go_to_the_middle_of_cell_after_cell(monkeypatch):
     assert visited <= set(maze.free_cells)
 
 
+@pytest.mark.parametrize("name", STITCH_MAZES)
+def test_no_walker_goes_from_the_start_to_the_goal(name):
+    maze, horizon, middle = STITCH_MAZES[name]
+    start = next(cell for cell in maze.free_cells if maze.rows[cell[0]][cell[1]] == "S")
+    way = maze.path(start, maze.goal_cell)
+    assert middle in way[2:-2]
+    store = local.build(f"pointmaze-stitch-{name}", steps=16 * horizon)
+    episodes = [store.episode(number) for number in range(store.num_episodes)]
+    begun = [maze.cell(episode.observations[0, :2]) for episode in episodes]
+    assert set(begun) == {start, middle}
+    for cell, episode in zip(begun, episodes, strict=True):
+        visited = [maze.cell(position) for position in episode.observations[:, :2]]
+        near = np.linalg.norm(episode.observations[1:, :2] - maze.centre(maze.goal_cell), axis=1)
+        if cell == start:
+            assert visited[-1] == middle
+            assert near.min() > 1
+            assert episode.rewards.sum() == 0
+        else:
+            assert visited[-1] == maze.goal_cell
+            assert start not in visited
+            assert episode.rewards.sum() > 50
+    # Of those that began in the middle some are still there when the others arrive: the time tells nothing.
+    in_middle = [[maze.cell(position) == middle for position in episode.observations[:, :2]] for episode in episodes]
+    arrival = max(cells.index(True) for cell, cells in zip(begun, in_middle, strict=True) if cell == start)
+    assert arrival < horizon // 2
+    assert any(cells[arrival] for cell, cells in zip(begun, in_middle, strict=True) if cell == middle)
+
+
+@pytest.mark.parametrize("name", STITCH_MAZES)
+def test_stitching_is_evaluated_from_the_start_alone(name):
+    maze, horizon, _ = STITCH_MAZES[name]
+    task = load_suite("stitching").task(f"pointmaze-stitch-{name}")
+    assert (task.max_episode_steps, gym.spec(task.env_id).max_episode_steps) == (horizon, horizon)
+    env = make_environment(task.env_id)
+    cells = {maze.cell(env.reset(seed=seed)[0][:2]) for seed in range(10)}
+    assert [maze.rows[row][column] for row, column in cells] == ["S"]
+
+
 def test_rewards_are_those_of_the_fixed_goal():
     store = local.build("pointmaze-umaze", steps=3_000)
     episode = store.episode(0)
@@ -206,6 +244,10 @@ def test_reference_scores_are_what_the_script_measures():
         experts = [references.episode_return(name, seed, True) for seed in range(4)]
         assert np.mean(experts) == pytest.approx(reference.expert, rel=0.2)
         assert references.episode_return(name, 0, False) < 0.5 * reference.expert
+        stitched = load_suite("stitching").task(f"pointmaze-stitch-{name}")
+        experts = [references.episode_return(name, seed, True, "pointmaze-stitch") for seed in range(4)]
+        assert np.mean(experts) == pytest.approx(stitched.reference.expert, rel=0.2)
+        assert stitched.score_target == stitched.reference.expert
 
 
 def test_flatten_lays_out_nested_spaces():

@@ -168,7 +168,7 @@ def test_windows_of_frames_are_the_last_steps_however_long_an_episode_is():
     assert done.returns == [pytest.approx(10 * sum(rewards))]
 
 
-@pytest.mark.parametrize("name", ["dt", "dc", "lamo", "gpt2_dt", "gpt2_dtma"])
+@pytest.mark.parametrize("name", ["dt", "dc", "ds4", "lamo", "gpt2_dt", "gpt2_dtma"])
 def test_observations_encoded_once_give_the_same_logits(name):
     """Rounding: a convolution over other rows adds in another order."""
     model = build(name, Spaces(SEEN, Discrete(3), 40))

@@ -13,7 +13,8 @@ import torch
 from dtbench.environments.make import make_environment
 from dtbench.errors import ConfigError, DataError, DtbenchError
 from dtbench.evaluation.rollout import BLOCK, EvaluationProtocol, episode_seeds, evaluate, evaluate_together
-from dtbench.models.dt import DecisionTransformer
+from dtbench.models.base import OfflineModule
+from dtbench.registry import model_entry
 from dtbench.testing import model_config
 
 RNG = np.random.default_rng(0)
@@ -26,12 +27,12 @@ HOPPER = EvaluationProtocol(
 )
 
 
-def policy(**config) -> DecisionTransformer:
-    """Return a real DT with random weights, large enough that its matrix products are blocked."""
+def policy(name: str = "dt", **config) -> OfflineModule:
+    """Return a real model with random weights, large enough that its matrix products are blocked."""
     dims = {"observation_dim": 11, "action_dim": 3, "max_timesteps": 1000}
-    settings = model_config("dt", width=64, **config)
+    settings = model_config(name, width=64, **config)
     settings.training.context_length = 7
-    return DecisionTransformer(settings, dims).eval()
+    return model_entry(name).load()(settings, dims).eval()
 
 
 def singly(model, protocol: EvaluationProtocol, target: float, seed: int) -> tuple[float, int]:
@@ -54,7 +55,7 @@ def singly(model, protocol: EvaluationProtocol, target: float, seed: int) -> tup
             window["padding_mask"][place] = 1
             if back:
                 window["actions"][place] = actions[step]
-                window["rewards"][place] = rewards[step]
+                window["rewards"][place] = 0 if protocol.delayed_reward else rewards[step]
         tensors = {key: torch.tensor(value, dtype=torch.float32)[None] for key, value in window.items()}
         tensors["timesteps"], tensors["padding_mask"] = tensors["timesteps"].long(), tensors["padding_mask"].bool()
         block = {key: value.expand(BLOCK, *value.shape[1:]) for key, value in tensors.items()}
@@ -87,6 +88,34 @@ def test_equals_gymnasium_stepped_singly(delayed, one_thread):
         assert done.returns[index] == pytest.approx(expected, rel=1e-9)  # summed in another order
 
 
+class Recorder:
+    """A policy that keeps what it is shown of the rewards."""
+
+    context_length = 3
+
+    def __init__(self) -> None:
+        self.rewards: list[list[float]] = []
+
+    def act(self, window: dict[str, torch.Tensor]) -> torch.Tensor:
+        self.rewards.append(window["rewards"][0].tolist())
+        return torch.zeros(len(window["rewards"]), 3)
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_windows_show_rewards_as_in_training(delayed):
+    """The last steps' rewards, scaled; of a delayed return nothing comes before the last step."""
+    protocol, model = replace(HOPPER, delayed_reward=delayed), Recorder()
+    done = evaluate(model, protocol, target=0, episodes=1)
+    shown = [window[-2] for window in model.rewards[1:]]
+    assert all(window[-1] == 0 for window in model.rewards)  # not paid yet
+    if delayed:
+        assert shown == [0.0] * (done.lengths[0] - 1)
+    else:
+        last = done.returns[0] / protocol.return_scale - sum(shown)
+        assert min(shown) > 0
+        assert 0 < last < 2 * max(shown)
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_together_and_singly_are_identical(precision):
     """Bit for bit, although a matrix product may round differently for another number of rows."""
@@ -98,6 +127,82 @@ def test_together_and_singly_are_identical(precision):
         assert part.seeds == together.seeds[:episodes]
         assert part.returns == together.returns[:episodes]
         assert part.lengths == together.lengths[:episodes]
+
+
+class Remembers:
+    """Acts on the sum of all observations of its episode so far, in the order in which they came."""
+
+    context_length = 120  # as many steps as an episode has
+
+    def act(self, window):
+        total = torch.zeros(len(window["observations"]), 11)
+        for step in range(self.context_length):
+            total = total + window["observations"][:, step] * window["padding_mask"][:, step, None]
+        return self.chosen(total, window["actions"][:, -2])
+
+    def chosen(self, total, before):
+        return torch.tanh(0.02 * total[:, :3] - 0.5 * before)
+
+
+class Carries(Remembers):
+    """Acts as `Remembers`, on a sum that it carries."""
+
+    def initial_state(self, count):
+        return (torch.zeros(1, 11).expand(count, 11),)
+
+    def act_step(self, last, state):
+        assert last["padding_mask"].shape == (BLOCK, 2)
+        total = state[0] + last["observations"][:, 1]
+        return self.chosen(total, last["actions"][:, 0]), (total,)
+
+
+@pytest.mark.parametrize("episodes", [1, 13])
+def test_a_state_goes_with_its_episode(episodes):
+    """Bit for bit what a window of the whole episode gives: idle rows and rows of ended episodes leave no trace."""
+    windows = evaluate(Remembers(), HOPPER, target=3600, episodes=episodes, seed=8)
+    assert evaluate(Carries(), HOPPER, target=3600, episodes=episodes, seed=8) == windows
+    assert episodes == 1 or len(set(windows.lengths)) > 1
+
+
+@pytest.mark.parametrize("name", ["ds4", "dmamba", "dlstm"])
+def test_recurrent_policies_act_alike_together_and_singly(name):
+    model = policy(name, memory="episode")
+    together = evaluate(model, HOPPER, target=3600, episodes=13, seed=8)
+    part = evaluate(model, HOPPER, target=3600, episodes=3, seed=8)
+    assert (part.returns, part.lengths) == (together.returns[:3], together.lengths[:3])
+    assert evaluate(model, HOPPER, target=3600, episodes=3, seed=8) == part  # each evaluation begins anew
+
+
+def test_what_act_step_returns_is_checked():
+    class Odd(Carries):
+        def act_step(self, last, state):
+            return torch.zeros(BLOCK, 1), state
+
+    with pytest.raises(DtbenchError, match=r"Odd.act_step returned shape \(10, 1\)"):
+        evaluate(Odd(), HOPPER, 0, 3)
+
+
+def test_random_numbers_of_an_environment_are_its_own():
+    """A policy that draws gets new numbers in every step, the same however many environments there are."""
+
+    class Drawing:
+        context_length, draws = 2, 3
+
+        def __init__(self):
+            self.seen = []
+
+        def act(self, window):
+            self.seen.append(window["draws"][:3].clone())
+            return 2 * window["draws"] - 1
+
+    many, few = Drawing(), Drawing()
+    together = evaluate(many, HOPPER, 0, episodes=13, seed=8)
+    assert evaluate(few, HOPPER, 0, episodes=3, seed=8).returns == together.returns[:3]
+    assert torch.equal(many.seen[0], few.seen[0])
+    numbers = torch.stack(few.seen[:10])  # before the first episode ends
+    assert len(numbers.unique()) == numbers.numel()
+    assert 0 <= numbers.min() < numbers.max() < 1
+    assert evaluate(Drawing(), HOPPER, 0, episodes=3, seed=9).returns != together.returns[:3]
 
 
 def test_exactly_n_episodes_each_environments_first():

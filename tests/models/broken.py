@@ -107,6 +107,24 @@ class LearnsOverall(Sound):
         return mean_over_real(error, batch["padding_mask"]), {}
 
 
+class CountsItsSteps(Sound):
+    """Carries the number of steps and adds it to its actions, which no window tells `act`."""
+
+    def initial_state(self, count):
+        return (torch.zeros(count, 1),)
+
+    def act_step(self, last, state):
+        (steps,) = state
+        return self.act(last) + 0.1 * steps, (steps + 1,)
+
+
+class StatesOfNobody(CountsItsSteps):
+    """Carries something that has no row per episode."""
+
+    def initial_state(self, count):
+        return (torch.zeros(1),)
+
+
 class NeverLearns(Sound):
     def loss(self, batch):
         loss, metrics = super().loss(batch)

@@ -7,13 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 from dtbench.config import compose, load_preset
+from dtbench.data.store import TrajectoryStore
 from dtbench.errors import ConfigError
 from dtbench.models.cql import ConservativeQLearning, SquashedGaussianPolicy
 from dtbench.registry import model_entry
 from dtbench.suites.suites import load_suite
-from dtbench.testing import DIMS, model_config
+from dtbench.testing import DIMS, build_model, fit_steps, model_config
 
 N, SAMPLES, DIM = 4, 10, DIMS["action_dim"]
 
@@ -55,8 +57,31 @@ def log_density(module, observation: np.ndarray, action: np.ndarray) -> float:
     return float((normal - np.log(1 - action**2)).sum())
 
 
-def q(network: torch.nn.Sequential, observation: np.ndarray, action: np.ndarray) -> float:
+def bins_of(module) -> np.ndarray:
+    """The edges of the bins of values."""
+    return np.linspace(module.options.value_min, module.options.value_max, module.options.value_bins + 1)
+
+
+def probabilities(network: torch.nn.Sequential, observation: np.ndarray, action: np.ndarray) -> np.ndarray:
+    weights = np.exp(forward(network, np.concatenate((observation, action))))
+    return weights / weights.sum()
+
+
+def q(module, network: torch.nn.Sequential, observation: np.ndarray, action: np.ndarray) -> float:
+    if module.options.value_loss == "hl_gauss":
+        edges = bins_of(module)
+        return float(probabilities(network, observation, action) @ ((edges[:-1] + edges[1:]) / 2))
     return float(forward(network, np.concatenate((observation, action)))[0])
+
+
+def bellman_error(module, network: torch.nn.Sequential, s: np.ndarray, a: np.ndarray, target: float) -> float:
+    """The squared error; or arXiv 2403.03950, equations 3.1 and 3.3: cross-entropy against a Gaussian over the bins."""
+    if module.options.value_loss != "hl_gauss":
+        return (q(module, network, s, a) - target) ** 2
+    edges = bins_of(module)
+    width = edges[1] - edges[0]
+    mass = np.diff(norm.cdf(edges, np.clip(target, edges[0], edges[-1]), module.options.value_smoothing * width))
+    return float(-(mass / mass.sum()) @ np.log(probabilities(network, s, a)))
 
 
 @pytest.fixture
@@ -92,6 +117,8 @@ def draws(monkeypatch):
         {"temperature": 0.5},
         {"calibrated": True, "reward_scale": 3.0},
         {"calibrated": True, "importance_sampling": False, "max_target_backup": True},
+        {"value_loss": "hl_gauss", "value_min": -4, "value_max": 6, "value_bins": 7},
+        {"value_loss": "hl_gauss", "value_min": -1, "value_max": 1, "importance_sampling": False, "lagrange": True},
     ],
 )
 def test_loss_is_the_equation(draws, options):
@@ -114,18 +141,18 @@ def test_loss_is_the_equation(draws, options):
     td, differences = np.zeros((2, N)), np.zeros((2, N))
     policy_loss = alpha_loss = 0.0
     for n in range(N):
-        candidates = [min(q(net, s2[n], action) for net in targets) for action in next_[n]]
+        candidates = [min(q(module, net, s2[n], action) for net in targets) for action in next_[n]]
         best = int(np.argmax(candidates))
         value = candidates[best]
         if o.backup_entropy:
             value -= alpha * log_density(module, s2[n], next_[n, best])
         target = o.reward_scale * r[n] + o.reward_bias + (0.0 if ended[n] else gamma * value)
         for i, net in enumerate(critics):
-            data = q(net, s[n], a[n])
-            td[i, n] = (data - target) ** 2
+            data = q(module, net, s[n], a[n])
+            td[i, n] = bellman_error(module, net, s[n], a[n], target)
             terms = []
             for k in range(SAMPLES):
-                at = [q(net, s[n], action[n, k]) for action in (uniform, current, at_next)]
+                at = [q(module, net, s[n], action[n, k]) for action in (uniform, current, at_next)]
                 if o.calibrated:  # Cal-QL, arXiv 2303.05479, equation 5.1: never below the behaviour's return
                     at[1:] = [max(value, o.reward_scale * returns[n]) for value in at[1:]]
                 if o.importance_sampling:
@@ -140,7 +167,7 @@ def test_loss_is_the_equation(draws, options):
             if o.clip_difference_min is not None:
                 differences[i, n] = max(differences[i, n], o.clip_difference_min)
         log_pi = log_density(module, s[n], new[n, 0])
-        policy_loss += (alpha * log_pi - min(q(net, s[n], new[n, 0]) for net in critics)) / N
+        policy_loss += (alpha * log_pi - min(q(module, net, s[n], new[n, 0]) for net in critics)) / N
         alpha_loss += -0.3 * (log_pi - DIM) / N
     difference = differences.mean(axis=1)
     if o.lagrange:
@@ -207,8 +234,6 @@ def test_unseen_actions_stay_below_seen_ones(weight, unseen_looks_better):
 
 
 def test_targets_follow_slowly(tmp_path):
-    from dtbench.testing import build_model, fit_steps
-
     module = build_model("cql")
     before = [parameter.clone() for parameter in module.target_critics.parameters()]
     fit_steps(module, tmp_path, 1)
@@ -252,6 +277,30 @@ def test_the_spread_of_the_policy_is_learnt_with_its_rate():
     assert module.policy.log_std_offset.grad.item() != 0
 
 
+def test_bins_span_the_returns_of_the_data(tmp_path):
+    """Of the rewards that the critics learn; one end may be given. Critics and targets have the same bins."""
+    module = ConservativeQLearning(model_config("cql", value_loss="hl_gauss", value_max=1e3, reward_scale=2.0), DIMS)
+    fit_steps(module, tmp_path, 1)
+    store = TrajectoryStore.open(tmp_path / "store")
+    least = math.inf
+    for begin, end in zip(store.episode_offsets[:-1], store.episode_offsets[1:], strict=True):  # all of them terminate
+        value = 0.0
+        for reward in store.rewards[begin:end][::-1]:
+            value = 2 * float(reward) + 0.99 * value
+            least = min(least, value)
+    for critics in (module.critics, module.target_critics):
+        assert critics.histogram.low.item() == pytest.approx(least, rel=1e-5)
+        assert critics.histogram.high.item() == 1e3
+    assert torch.isfinite(module.recent_losses[0])
+
+
+def test_the_range_of_values_is_in_the_checkpoint(tmp_path):
+    module = ConservativeQLearning(model_config("cql", value_loss="hl_gauss"), DIMS)
+    fit_steps(module, tmp_path, 2, checkpoint_every=2)
+    again = ConservativeQLearning.from_checkpoint(next(tmp_path.glob("*.ckpt")))
+    assert again.critics.histogram.high.item() == module.critics.histogram.high.item() != 10.0
+
+
 def test_transitions_are_corls():
     """d4rl.qlearning_dataset drops the last step of an episode that a time limit cut; CORL's states: std + 1e-3."""
     wanted = build().window_options
@@ -280,6 +329,8 @@ def test_kitchen_is_cal_qls():
 
 
 def test_impossible_options_are_refused():
-    for bad in ({"discount": 1.0}, {"target_rate": 0}, {"sampled_actions": 0}, {"calibrated": True, "reward_bias": 1}):
+    bad_values = ({"value_loss": "l1"}, {"value_bins": 1}, {"value_smoothing": 0}, {"value_min": 1, "value_max": 1})
+    ranges = ({"discount": 1.0}, {"target_rate": 0}, {"sampled_actions": 0}, {"calibrated": True, "reward_bias": 1})
+    for bad in (*ranges, *bad_values):
         with pytest.raises(ConfigError, match="model"):
             build(**bad)

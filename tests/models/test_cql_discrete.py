@@ -7,11 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
-from dtbench.models.parts.quantiles import DiscreteCql, QuantileCritic, quantile_huber_loss
+from dtbench.data.store import TrajectoryStore
+from dtbench.models.parts.discrete_critics import DiscreteCql, HistogramCritic, QuantileCritic, quantile_huber_loss
+from dtbench.models.parts.histogram import Histogram
 from dtbench.registry import model_entry
 from dtbench.spaces import Discrete, Frames, Spaces, Vector
-from dtbench.testing import model_config, windows
+from dtbench.testing import fit_steps, model_config, windows
 
 GENERATOR = np.random.default_rng(0)
 
@@ -56,7 +59,7 @@ def test_quantile_regression_finds_the_quantiles():
 @pytest.mark.parametrize("space", [Vector(3), Frames(2, 36, 36)])
 def test_losses_are_the_equations(space, double):
     torch.manual_seed(1)
-    critic = QuantileCritic(space, 3, quantiles=4, width=16, layers=2)
+    critic = QuantileCritic(space, 3, outputs=4, width=16, layers=2)
     cql = DiscreteCql(critic, discount=0.9, double=double)
     with torch.no_grad():
         for weight in cql.target.parameters():
@@ -82,6 +85,55 @@ def test_losses_are_the_equations(space, double):
         conservative.append(math.log(sum(math.exp(value) for value in values)) - values[actions[row]])
     assert float(td_loss) == pytest.approx(np.mean(bellman), rel=1e-5)
     assert float(difference) == pytest.approx(np.mean(conservative), rel=1e-5)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_losses_by_classification_are_the_equations(double):
+    """The target is the value r + γ max Q′, not a distribution of returns (arXiv 2403.03950, equation 3.3)."""
+    torch.manual_seed(1)
+    histogram = Histogram(9, 0.75)
+    histogram.set_range(-2.0, 3.0)
+    critic = HistogramCritic(Vector(3), 3, histogram, width=16, layers=2)
+    cql = DiscreteCql(critic, discount=0.9, double=double)
+    with torch.no_grad():
+        for weight in (*cql.target.parameters(), *cql.critic.parameters()):
+            weight.add_(0.3 * torch.randn_like(weight))
+    edges = np.linspace(-2, 3, 10)
+    centres = (edges[:-1] + edges[1:]) / 2
+
+    def shares(network, observation) -> np.ndarray:
+        weights = np.exp(network(observation[None])[0].detach().numpy().astype(float))
+        return weights / weights.sum(axis=1, keepdims=True)  # (3, 9)
+
+    now, following = torch.randn(6, 3), torch.randn(6, 3)
+    actions, rewards = torch.randint(3, (6,)), torch.randn(6)
+    ended = torch.tensor([0.0, 1, 0, 0, 1, 0])
+    td_loss, difference = cql.losses(now, actions, rewards, following, ended)
+    bellman, conservative = [], []
+    for row in range(6):
+        backed_up = shares(cql.target, following[row]) @ centres
+        judge = shares(cql.critic, following[row]) @ centres if double else backed_up
+        wanted = float(rewards[row]) + 0.9 * (1 - float(ended[row])) * backed_up[judge.argmax()]
+        mass = np.diff(norm.cdf(edges, np.clip(wanted, -2, 3), 0.75 * 5 / 9))
+        predicted = shares(cql.critic, now[row])
+        bellman.append(-(mass / mass.sum()) @ np.log(predicted[actions[row]]))
+        values = predicted @ centres
+        conservative.append(math.log(np.exp(values).sum()) - values[actions[row]])
+    assert td_loss.item() == pytest.approx(np.mean(bellman), rel=1e-5)
+    assert difference.item() == pytest.approx(np.mean(conservative), rel=1e-5)
+
+
+def test_bins_span_the_clipped_returns_of_the_data(tmp_path):
+    module = discrete_cql(value_loss="hl_gauss", clip_rewards="true", discount=0.5)
+    fit_steps(module, tmp_path, 1)
+    store = TrajectoryStore.open(tmp_path / "store")
+    rewards, found = np.clip(store.rewards.astype(float), -1, 1), []
+    for begin, end in zip(store.episode_offsets[:-1], store.episode_offsets[1:], strict=True):  # all of them terminate
+        for step in range(begin, end):
+            found.append(sum(0.5**k * reward for k, reward in enumerate(rewards[step:end])))
+    for critic in (module.discrete.critic, module.discrete.target):
+        ends = (critic.histogram.low.item(), critic.histogram.high.item())
+        assert ends == pytest.approx((min(found), max(found)), rel=1e-5)
 
 
 def discrete_cql(**options):

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from dtbench.cli import app as cli  # noqa: F401 - the commands are imported once, not in the first test
+from dtbench.config import load_preset
 from dtbench.errors import ConfigError, ResultError
+from dtbench.registry import MODELS
 from dtbench.results import pages, stats
 from dtbench.results.boards import check_boards, load_boards, write_boards
 from tests import commands
@@ -267,3 +269,8 @@ def test_the_command_scores_under_protocols(folder):
 @pytest.mark.skipif(not COMMITTED.is_file(), reason="the leaderboards are not in this copy")
 def test_the_committed_list_is_sound():
     assert isinstance(load_boards(COMMITTED), list)
+
+
+@pytest.mark.parametrize("preset", ["quick", "learn"])
+def test_models_without_trials_are_ours(preset):
+    assert set(load_preset(preset)["trials"].get("without", ())) < set(MODELS)

@@ -71,8 +71,8 @@ def run(output: Path, *words: object) -> list[dict]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
-@pytest.mark.parametrize("model", list(MODELS))
-def test_every_model_runs(model, tmp_path):
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "tt"])
+def test_every_model_of_frames_runs(model, tmp_path):
     (result,) = run(tmp_path, "--model", model)
     assert result["status"] == "ok"
     assert result["task"]["env_id"] == "dtbench/Atari-Breakout-v0"

@@ -1,4 +1,4 @@
-"""The parts of an estimate, with every timed part taking one second."""
+"""The parts of an estimate, with every timed part done once and taking one second."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dtbench.runs import estimate, timing
 from dtbench.runs.plan import RunRequest, plan_runs
 
 
-@pytest.mark.parametrize(("model", "evaluations"), [("dt", 2 + 1 + 1 + 5), ("bc", 2 + 1 + 1)])
+@pytest.mark.parametrize(("model", "evaluations"), [("dt", 2 + 1 + 1 + 5), ("bc", 2 + 1 + 1), ("edt", 2 + 1 + 1)])
 def test_every_evaluation_counts(model, evaluations, monkeypatch, tmp_path):
     """Two during training, the score target and the task's other one, and five that `bc` does not condition on."""
-    monkeypatch.setattr(timing, "_seconds", lambda call, times: 1.0)
+    monkeypatch.setattr(timing, "_seconds", lambda call, times: (call(), 1.0)[1])
     overrides = ["training.steps=10", "evaluation.every=5", "evaluation.data_targets=5", "evaluation.episodes=3"]
     overrides.append("evaluation.all_targets=true")
     request = RunRequest(

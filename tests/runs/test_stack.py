@@ -38,6 +38,7 @@ BUNDLED = ("model.backbone=bundled", "model.layers=4", "model.heads=4", "model.w
 CASES = [
     ("dt",),
     ("dc",),
+    ("dmamba",),
     ("bc", "model.dropout=0.1"),
     ("gpt2_dtma", "model.gate_data=held_out"),
     # With the alignment of trajectories and words. At the usual rate this training is unstable: in a lone run, too, a

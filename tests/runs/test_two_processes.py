@@ -68,6 +68,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(model, kind, tmp_path
     small_store(tmp_path, spaces)
     alone, losses = build(tmp_path), Losses()
     loader = data(tmp_path, alone).train_dataloader()
+    alone.see_data(loader.windows)  # Lightning does not know them without the data module
     quiet_trainer([losses]).fit(alone, train_dataloaders=Both(loader))
     ranks, weights = in_two_processes(tmp_path)
     assert losses.values == pytest.approx(np.mean(ranks, axis=0), rel=1e-4)

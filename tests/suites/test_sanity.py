@@ -12,7 +12,7 @@ from dtbench.cli import app as cli
 from dtbench.data.behaviours.scripted import SCRIPTED
 from dtbench.data.sources import local
 from dtbench.environments.make import make_environment
-from dtbench.environments.toys import BanditChain, KeyToDoor, PointToGoal
+from dtbench.environments.toys import BanditChain, KeyToDoor, PointToGoal, Stitch
 from dtbench.errors import ConfigError
 from dtbench.registry import MODELS
 from dtbench.results.expectations import check
@@ -58,6 +58,47 @@ def test_the_point_is_paid_for_being_near_the_goal():
     at_goal = play(env, lambda seen: np.clip((PointToGoal.GOAL - seen) / PointToGoal.STRIDE, -1, 1))
     elsewhere = play(env, lambda seen: np.clip((-PointToGoal.GOAL - seen) / PointToGoal.STRIDE, -1, 1))
     assert elsewhere < 5 < 14 < at_goal <= PointToGoal.HORIZON
+
+
+def walk(place, entrance, door):
+    """Return the rewards of an episode of `Stitch` from the entrance at a place."""
+    env = Stitch()
+    env.reset(seed=0)
+    env.entrance = place
+    rewards, over = [], False
+    while not over:
+        at = [entrance] if env.walked < 2 else [door] if env.walked == 6 else [0.9]
+        _, reward, over, *_ = env.step(np.array(at, dtype=np.float32))
+        rewards.append(reward)
+    return rewards
+
+
+@pytest.mark.parametrize("east", [-1.0, 1.0])
+def test_what_the_hall_pays_from_each_entrance(east):
+    west = 0.0
+    assert walk(west, 0.2, 0.6) == pytest.approx([0.35, 0.35, 0, 0, 0, 0, 4])
+    assert walk(west, 0.5, 0.6)[:2] == [0.5, 0.5]  # the most that the west pays
+    assert walk(west, 0.51, 0.6) == walk(east, 0.5, 0.6) == [0]  # the pit
+    assert walk(east, 0.8, 0.6) == [0, 0, 0, 0, 0, 0, 4]
+    assert walk(east, 0.8, 0.29) == [0] * 7  # the mean of both doors is neither
+
+
+def test_nobody_goes_from_the_west_through_the_right_hand_door(tmp_path, monkeypatch):
+    """And everybody does from the east; in the last five steps, which a window shows, nothing tells them apart."""
+    monkeypatch.setenv("DTBENCH_HOME", str(tmp_path))
+    store = local.build("stitch", steps=10_000)
+    episodes = [episode for episode in map(store.episode, range(store.num_episodes)) if len(episode.actions) == 7]
+    assert len(episodes) > 0.99 * store.num_episodes  # the last of a shard may be cut, and nobody falls
+    west = np.array([episode.observations[0, 0] == 0 for episode in episodes])
+    prize = np.array([episode.rewards[-1] for episode in episodes])
+    assert np.array_equal(prize, np.where(west, 0, Stitch.PRIZE))
+    assert 0.45 < west.mean() < 0.55
+    entrance = np.array([episode.actions[:2] for episode in episodes])
+    assert entrance[west].max() < Stitch.LIMIT < entrance[~west].min()
+    returns = np.array([episode.rewards.sum() for episode in episodes])
+    assert np.corrcoef(entrance[west].mean(axis=(1, 2)), returns[west])[0, 1] > 0.99
+    late = np.array([episode.observations[2:7] for episode in episodes])
+    assert len(np.unique(late, axis=0)) == 1
 
 
 @pytest.mark.parametrize("dataset", SCRIPTED)
@@ -122,10 +163,14 @@ def test_one_target_alone_says_nothing_about_tracking():
     assert check(SUITE, results)[0].holds is None
 
 
+#: Models of which a task's file says that nothing is expected.
+OPEN = {"stitch": {"gpt2_dt", "lamo", "gpt2_dtma", "dc", "ds4", "dmamba", "dlstm", "tt", "bc10"}}
+
+
 def test_every_model_is_expected_something_of_on_every_task():
     for task in SUITE.tasks:
         named = {name for e in SUITE.expected if e.task == task.id for name in (*e.better, *e.worse, *e.tracks_target)}
-        assert named == set(MODELS), task.id
+        assert named == set(MODELS) - OPEN.get(task.id, set()), task.id
     assert set(SUITE.expected_models) == set(MODELS)
     assert all(expectation.reason for expectation in SUITE.expected)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dtbench.data.behaviours.waypoints import Act, walk_from_place_to_place, walk_then_act_randomly
-from dtbench.environments.pointmaze import D4RL_MAZES, DTMA_HORIZON, DTMA_MAZES
+from dtbench.data.behaviours.waypoints import Act, walk_from_place_to_place, walk_half_way, walk_then_act_randomly
+from dtbench.environments.pointmaze import D4RL_MAZES, DTMA_HORIZON, DTMA_MAZES, STITCH_MAZES
 from dtbench.environments.reacher2d import HORIZON as REACHER_HORIZON
 from dtbench.environments.reacher2d import LINKS, MOUNTED
-from dtbench.environments.toys import BanditChain, PointToGoal
+from dtbench.environments.toys import BanditChain, PointToGoal, Stitch
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,26 @@ def three_ways(rng: np.random.Generator) -> Act:
     return act
 
 
+def west_or_east(rng: np.random.Generator) -> Act:
+    """Enter the hall of `Stitch`; walkers from the east leave by the right-hand door, those from the west never do.
+
+    Walkers from the west keep well away from the pit, each at a distance of its own, which decides what it is paid.
+    """
+    pace, walked, from_west = rng.uniform(-0.4, 0.2), -1, False
+
+    def act(observation: NDArray[np.floating]) -> NDArray[np.float32]:
+        nonlocal walked, from_west
+        walked += 1
+        from_west = bool(observation[0] == 0) if walked == 0 else from_west
+        if walked < Stitch.ENTRANCE:
+            return _noisy([pace if from_west else 0.8], 0.05, rng)
+        if observation[2]:
+            return _noisy([-0.6 if from_west else 0.6], 0.05, rng)
+        return rng.uniform(-0.5, 0.5, size=1).astype(np.float32)
+
+    return act
+
+
 def reach_hesitantly(rng: np.random.Generator) -> Act:
     """Turn the joints until the fingertip meets the target; each episode draws its own strength and noise.
 
@@ -108,6 +128,7 @@ SCRIPTED = {
     ),
     "bandit-chain": Scripted("dtbench/BanditChain-v0", pull_any_arm, "pull_any_arm"),
     "key-to-door": Scripted("dtbench/KeyToDoor-v0", seek_or_shun, "seek_or_shun"),
+    "stitch": Scripted("dtbench/Stitch-v0", west_or_east, "west_or_east"),
     "point-to-goal": Scripted("dtbench/PointToGoal-v0", three_ways, "three_ways"),
     **{
         f"pointmaze-{name}{reward}": Scripted(
@@ -130,5 +151,15 @@ SCRIPTED = {
             version=3,
         )
         for name, maze in DTMA_MAZES.items()
+    },
+    **{
+        f"pointmaze-stitch-{name}": Scripted(
+            f"dtbench/PointMazeHalves-{name}-v0",
+            walk_half_way(maze, middle, horizon),
+            "waypoints, half of the way",
+            horizon,
+            most_episodes=1_000,
+        )
+        for name, (maze, horizon, middle) in STITCH_MAZES.items()
     },
 }

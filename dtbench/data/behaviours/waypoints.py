@@ -107,5 +107,33 @@ def walk_from_place_to_place(maze: Maze) -> Callable[[np.random.Generator], Act]
     return begin
 
 
+def walk_half_way(maze: Maze, middle: Cell, horizon: int) -> Callable[[np.random.Generator], Act]:
+    """Return the recipe for stitching: from the start to the middle, or from the middle to the goal, and stay there.
+
+    No trajectory leads from the start to the goal. Walkers that begin in the middle leave it at a time of their own,
+    within the first half of the horizon, so that neither the time nor the place tells where an agent came from.
+    """
+
+    def begin(rng: np.random.Generator) -> Act:
+        leaves, step = int(rng.integers(horizon // 2)), -1
+        walker: Waypoints | None = None
+        begins_in_middle = False
+
+        def act(observation: NDArray[np.floating]) -> NDArray[np.float32]:
+            nonlocal walker, begins_in_middle, step
+            step += 1
+            if walker is None:
+                begins_in_middle = maze.cell(observation[:2]) == middle
+                walker = Waypoints(maze, _place(maze, middle, D4RL_PLACE_JITTER, rng), rng)
+            if begins_in_middle and step == leaves:
+                walker = Waypoints(maze, _place(maze, maze.goal_cell, D4RL_PLACE_JITTER, rng), rng)
+            action = walker.act(observation) + _NOISE * rng.standard_normal(2)
+            return np.clip(action, -1, 1).astype(np.float32)
+
+        return act
+
+    return begin
+
+
 def _place(maze: Maze, cell: Cell, jitter: float, rng: np.random.Generator) -> NDArray[np.float64]:
     return maze.centre(cell) + rng.uniform(-jitter, jitter, size=2)

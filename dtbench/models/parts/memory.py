@@ -13,7 +13,7 @@ from torch import nn
 
 from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.observations import FrameEncoder
-from dtbench.models.parts.trunk import Trunk, TrunkConfig
+from dtbench.models.parts.trunk import RecurrentMixer, Trunk, TrunkConfig
 
 #: Values of size `width` that a block saves per token, apart from the MLP's two inner ones: both LayerNorms' inputs and
 #: outputs, queries, keys, values, the heads' outputs before and after they are merged, and two dropout masks.
@@ -57,7 +57,9 @@ def trunk_bytes(trunk: nn.Module, batch: int, tokens: int, selected: int, number
     per_token = config.layers * (_WIDTHS_PER_BLOCK * config.width + 2 * inner)
     attending = [True] * config.layers
     if isinstance(trunk, Trunk):
-        attending = [isinstance(block.mixer, Attention) for block in trunk.blocks]
+        mixers = [block.mixer for block in trunk.blocks]
+        attending = [isinstance(mixer, Attention) for mixer in mixers]
+        per_token += sum(mixer.values_per_token for mixer in mixers if isinstance(mixer, RecurrentMixer))
     asking = [tokens] * (config.layers - 1) + [selected]
     pairs = sum(rows * tokens for rows, attends in zip(asking, attending, strict=True) if attends)
     is_fused = numbers.fused_attention or config.attention_dropout == 0

@@ -6,10 +6,13 @@ Every mixer is called as `mixer(x, mask, select)`: x (B, T, width) after the blo
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dtbench.models.parts.cache import KeyValueCache
 from dtbench.models.parts.dropout import Dropout, is_side_by_side
 from dtbench.models.parts.tokens import TOKENS_PER_STEP
 from dtbench.models.parts.trunk import TokenMask, TrunkConfig
@@ -34,6 +37,15 @@ class Attention(nn.Module):
         heads = self._attend(
             self._split(self.query(asking)), self._split(self.key(x)), self._split(self.value(x)), bias
         )
+        return self._merge(heads, asking)
+
+    def extend(self, x: Tensor, cache: KeyValueCache, layer: int) -> Tensor:
+        """Attend from new tokens to those of the cache and to themselves: (B, T, width) → (B, T, width)."""
+        key, value = cache.append(layer, self._split(self.key(x)), self._split(self.value(x)))
+        heads = self._attend(self._split(self.query(x)), key, value, cache.bias)
+        return self._merge(heads, x)
+
+    def _merge(self, heads: Tensor, asking: Tensor) -> Tensor:
         heads = self.weigh_heads(heads, asking)
         return self.dropout(self.output(heads.transpose(1, 2).flatten(2)))
 
@@ -85,6 +97,21 @@ class SingleHeadAttention(Attention):
         query, value = functional.linear(asking, query_key, offset), functional.linear(x, value_output, value_offset)
         mixed = self._attend(query[:, None], x[:, None].to(query.dtype), value[:, None], bias)[:, 0]
         return self.dropout(mixed + self.output.bias.to(mixed.dtype))
+
+
+class HeadDropoutAttention(Attention):
+    """`Attention` with dropout on the heads' outputs instead of on the attention weights.
+
+    So does min-decision-transformer (nikhilbarhate99), on whose code Elastic DT and Reinformer are built.
+    """
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__(replace(config, attention_dropout=0.0))
+        self.heads_dropout = Dropout(config.attention_dropout)
+
+    def weigh_heads(self, heads: Tensor, asking: Tensor) -> Tensor:
+        dropped: Tensor = self.heads_dropout(heads)
+        return dropped
 
 
 class HeadGatedAttention(Attention):

@@ -5,7 +5,7 @@ Planning runs needs the options but no networks, so this module imports neither 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dtbench.config import require, require_not_negative, require_one_of, require_positive
@@ -20,6 +20,8 @@ MOST_LAYERS = 1000
 ACTIVATIONS = ("relu", "gelu", "gelu_new")
 #: Initial weights of embeddings and head.
 INITS = PUBLISHED, SMALL = "published", "small"
+#: What a recurrent policy remembers when it acts: all steps of the episode, or those of a window.
+MEMORIES = EPISODE, WINDOW = "episode", "window"
 #: Which of two published codes tokens and head follow.
 TOKENS = GYM, ATARI = "gym", "atari"
 #: Kinds of embeddings and heads.
@@ -28,8 +30,18 @@ MAPS = ("linear", "mlp")
 ALIGNMENTS = ("cosine", "reference")
 #: The text that papers use for the language loss.
 WIKITEXT = "wikitext-103"
+#: How critics learn values: by squared error (of discrete actions, by quantiles), or by classification.
+VALUE_LOSSES = MSE, HL_GAUSS = "mse", "hl_gauss"
 #: What the MLP of cloning sees; what its `top_fraction` is a share of.
 STATES, TOP_BY = ("step", "window"), ("trajectories", "steps")
+#: What the bins of a discretiser are: equally full, or equally wide.
+DISCRETIZERS = ("quantile", "uniform")
+
+
+def require_value_range(least: float | None, largest: float | None) -> None:
+    """Refuse a `model.value_max` that is not above `model.value_min`; None stands for the data's."""
+    is_range = least is None or largest is None or least < largest
+    require(is_range, "model.value_max", f"must be greater than model.value_min={least}", largest)
 
 
 @dataclass
@@ -55,13 +67,9 @@ class SequenceConfig:
     init: str = PUBLISHED
 
     def __post_init__(self) -> None:
-        require_positive("model", self, "layers", "heads", "width")
-        require(self.layers <= MOST_LAYERS, "model.layers", f"must be at most {MOST_LAYERS}", self.layers)
-        whole = self.width % self.heads == 0
-        require(whole, "model.width", f"must be a multiple of model.heads={self.heads}", self.width)
+        _require_trunk(self)
         require_one_of("model.activation", self.activation, ACTIVATIONS)
         require_one_of("model.init", self.init, INITS)
-        require(0 <= self.dropout < 1, "model.dropout", "must lie in [0, 1)", self.dropout)
 
     def trunk(self) -> TrunkConfig:
         """Return a trunk that is trained from random weights."""
@@ -121,6 +129,142 @@ class DecisionConvFormerConfig(SequenceConfig):
         super().__post_init__()
         require_positive("model", self, "window")
         require_one_of("model.tokens", self.tokens, TOKENS)
+
+
+@dataclass
+class RecurrentConfig(SequenceConfig):
+    """Size of the trunk, and what the policy remembers. `heads` stays 1: recurrent mixers have none.
+
+    Attributes:
+        memory: `episode`: the policy acts on a state that it carries through the whole episode, at the same cost in
+            every step; `window`: on the last K steps, as it is trained.
+    """
+
+    memory: str = EPISODE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.heads == 1, "model.heads", "must be 1, because recurrent mixers have no heads", self.heads)
+        require_one_of("model.memory", self.memory, MEMORIES)
+
+
+@dataclass
+class DecisionLstmConfig(RecurrentConfig):
+    """An LSTM in each layer, as wide as the tokens."""
+
+
+@dataclass
+class DecisionMambaConfig(RecurrentConfig):
+    """A selective state space in each layer.
+
+    Attributes:
+        states: N, numbers that each channel carries.
+        expand: channels of the mixer per channel of a token.
+        convolution: tokens that the convolution before the state space spans.
+    """
+
+    activation: str = "gelu"
+    memory: str = WINDOW
+    states: int = 16
+    expand: int = 2
+    convolution: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive("model", self, "states", "expand", "convolution")
+
+
+@dataclass
+class DecisionS4Config(RecurrentConfig):
+    """A diagonal state space in each layer.
+
+    Attributes:
+        states: N, numbers that each channel carries; N / 2 are complex, the others their conjugates.
+    """
+
+    states: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_possible = self.states >= 2 and self.states % 2 == 0
+        require(is_possible, "model.states", "must be positive and even", self.states)
+
+
+@dataclass
+class MaxReturnConfig(SequenceConfig):
+    """A trunk as in min-decision-transformer, and the return that the model itself asks for.
+
+    Attributes:
+        dropout: dropout of the heads' outputs and of residuals.
+        expectile: τ of the regression to the largest return: at 0.5 it is the mean, towards 1 the maximum.
+        return_weight: weight of that regression's loss.
+    """
+
+    layers: int = 4
+    activation: str = "gelu"
+    expectile: float = 0.99
+    return_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.expectile < 1, "model.expectile", "must lie in (0, 1)", self.expectile)
+        require_not_negative("model", self, "return_weight")
+
+    def trunk(self) -> TrunkConfig:
+        """Return a trunk whose blocks normalise after their sums, with PyTorch's initial weights."""
+        trunk = super().trunk()
+        return replace(trunk, embedding_dropout=0.0, scaled_residuals=False, post_norm=True, small_maps=False)
+
+
+@dataclass
+class ReinformerConfig(MaxReturnConfig):
+    """Reinformer. The temperatures count for continuous actions only.
+
+    Attributes:
+        temperature: initial weight of the entropy of the action's distribution.
+        temperature_learning_rate: learning rate of that weight, which moves the entropy to −(numbers per action).
+    """
+
+    heads: int = 8
+    width: int = 256
+    temperature: float = 0.1
+    temperature_learning_rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive("model", self, "temperature", "temperature_learning_rate")
+
+
+@dataclass
+class ElasticDecisionTransformerConfig(MaxReturnConfig):
+    """Elastic Decision Transformer.
+
+    Attributes:
+        bins: of returns, evenly spaced over the returns-to-go of the data.
+        bins_weight: weight of the cross-entropy of the return's bin.
+        state_weight: weight of the squared error of the next state, where states are vectors.
+        expert_weight: what the highest bin's logit gains over the lowest's before a return is drawn (the reference's 15
+            of Hopper, Walker2d and Ant, and 10 of `mgdt_logits`).
+        top_share: share of the bins, least likely first, that are never drawn (`top_percentile`).
+        length_stride: difference of the history lengths that are tried when acting (`rs_steps`).
+    """
+
+    heads: int = 4
+    width: int = 512
+    return_weight: float = 0.5
+    bins: int = 60
+    bins_weight: float = 1e-3
+    state_weight: float = 1.0
+    expert_weight: float = 25.0
+    top_share: float = 0.15
+    length_stride: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.bins >= 2, "model.bins", "must be at least 2", self.bins)
+        require_positive("model", self, "length_stride")
+        require_not_negative("model", self, "bins_weight", "state_weight", "expert_weight")
+        require(0 <= self.top_share < 1, "model.top_share", "must lie in [0, 1)", self.top_share)
 
 
 @dataclass
@@ -272,7 +416,7 @@ class ConservativeQLearningConfig:
     """SAC with twin critics and a conservative penalty; of discrete actions, quantile regression with that penalty.
 
     `optimizer.learning_rate` applies to the critics and to the Lagrange multiplier. Of discrete actions only `width`,
-    `critic_layers`, `discount`, `penalty_weight`, the reward's scale and bias and the last four options count.
+    `critic_layers`, `discount`, `penalty_weight`, the reward's scale and bias, those of values and the last four count.
 
     Attributes:
         width: units of a hidden layer.
@@ -298,6 +442,12 @@ class ConservativeQLearningConfig:
         orthogonal: whether the critics' initial weights are orthogonal.
         reward_scale: raw rewards r become reward_scale · r + reward_bias.
         reward_bias: see `reward_scale`.
+        value_loss: how critics learn: `mse` (of discrete actions, by quantile regression), or `hl_gauss`, by
+            classification (see `parts.histogram`).
+        value_bins: bins of `hl_gauss`.
+        value_smoothing: standard deviation of its targets, in widths of a bin.
+        value_min: least value of its bins; None takes the least discounted return of the data (`Windows.return_range`).
+        value_max: largest value of its bins; None takes the largest discounted return of the data.
         quantiles: quantiles per discrete action.
         target_interval: steps after which the target of a discrete critic is renewed.
         double: whether the next discrete action is chosen by the critic itself instead of its target.
@@ -325,6 +475,11 @@ class ConservativeQLearningConfig:
     orthogonal_policy: bool = False
     reward_scale: float = 1.0
     reward_bias: float = 0.0
+    value_loss: str = MSE
+    value_bins: int = 51
+    value_smoothing: float = 0.75
+    value_min: float | None = None
+    value_max: float | None = None
     quantiles: int = 200
     target_interval: int = 2000
     double: bool = False
@@ -339,6 +494,10 @@ class ConservativeQLearningConfig:
         require(0 < self.target_rate <= 1, "model.target_rate", "must lie in (0, 1]", self.target_rate)
         biased = self.calibrated and self.reward_bias != 0
         require(not biased, "model.reward_bias", "must be 0 with model.calibrated", self.reward_bias)
+        require_one_of("model.value_loss", self.value_loss, VALUE_LOSSES)
+        require(self.value_bins >= 2, "model.value_bins", "must be at least 2", self.value_bins)
+        require_positive("model", self, "value_smoothing")
+        require_value_range(self.value_min, self.value_max)
 
 
 @dataclass
@@ -374,3 +533,143 @@ class BehaviourCloningConfig:
         require_one_of("model.states", self.states, STATES)
         require(0 < self.top_fraction <= 1, "model.top_fraction", "must lie in (0, 1]", self.top_fraction)
         require_one_of("model.top_by", self.top_by, TOP_BY)
+
+
+@dataclass
+class QTransformerConfig:
+    """Two small trunks, one over states and one over the dimensions of an action, and Q-learning on their values.
+
+    Attributes:
+        layers: blocks of the trunk over states.
+        action_layers: blocks of the trunk over an action's dimensions.
+        heads: attention heads per block.
+        width: size of a token.
+        activation: `relu`, `gelu` or `gelu_new` (GPT-2's).
+        dropout: dropout of embeddings, attention weights and residuals.
+        bins: bins per dimension of a continuous action, between its bounds.
+        discount: γ.
+        target_rate: τ of the moving average that the target is.
+        penalty_weight: α, by which the squared values of unseen actions are weighed.
+        monte_carlo: whether a target is at least the discounted return that the data continued with.
+        n_step: steps whose rewards a target sums, within a window, before it takes the target's value.
+        value_min: return that counts as 0; None takes the least discounted return of the data (`Windows.return_range`).
+        value_max: return that counts as 1; None takes the largest discounted return of the data.
+    """
+
+    layers: int = 3
+    action_layers: int = 2
+    heads: int = 4
+    width: int = 128
+    activation: str = "gelu"
+    dropout: float = 0.1
+    bins: int = 256
+    discount: float = 0.98
+    target_rate: float = 0.01
+    penalty_weight: float = 1.0
+    monte_carlo: bool = True
+    n_step: int = 1
+    value_min: float | None = None
+    value_max: float | None = None
+
+    def __post_init__(self) -> None:
+        require_positive("model", self, "layers", "action_layers", "heads", "width", "n_step")
+        for name in ("layers", "action_layers"):
+            count = getattr(self, name)
+            require(count <= MOST_LAYERS, f"model.{name}", f"must be at most {MOST_LAYERS}", count)
+        whole = self.width % self.heads == 0
+        require(whole, "model.width", f"must be a multiple of model.heads={self.heads}", self.width)
+        require_one_of("model.activation", self.activation, ACTIVATIONS)
+        require(0 <= self.dropout < 1, "model.dropout", "must lie in [0, 1)", self.dropout)
+        require(self.bins >= 2, "model.bins", "must be at least 2", self.bins)
+        require(0 <= self.discount < 1, "model.discount", "must lie in [0, 1)", self.discount)
+        require(0 < self.target_rate <= 1, "model.target_rate", "must lie in (0, 1]", self.target_rate)
+        require_not_negative("model", self, "penalty_weight")
+        require_value_range(self.value_min, self.value_max)
+
+    def trunk(self, layers: int) -> TrunkConfig:
+        """Return a trunk of so many blocks."""
+        from dtbench.models.parts.trunk import TrunkConfig
+
+        return TrunkConfig(
+            width=self.width,
+            layers=layers,
+            heads=self.heads,
+            activation=self.activation,
+            embedding_dropout=self.dropout,
+            attention_dropout=self.dropout,
+            residual_dropout=self.dropout,
+        )
+
+
+@dataclass
+class TrajectoryTransformerConfig:
+    """Size of the trunk, the bins, the weights of the loss, and how plans are searched for.
+
+    Attributes:
+        layers: blocks of the trunk.
+        heads: attention heads per block.
+        width: size of a token.
+        dropout: dropout of embeddings, attention weights and residuals.
+        bins: N, bins per dimension.
+        discretizer: `quantile` (equally full bins) or `uniform` (equally wide ones).
+        discount: γ, of the values in the data and of plans.
+        termination_penalty: what a step that terminates its episode pays instead of its reward; None for its own.
+        action_weight: weight of the action tokens in the loss; that of observation tokens is 1.
+        reward_weight: weight of the reward tokens.
+        value_weight: weight of the value tokens.
+        horizon: steps of a plan.
+        beam_width: plans that are kept after each step of the search.
+        n_expand: actions that each of them is continued with.
+        plan_context: most steps that the model looks back on in a search, the current one included; at most K.
+        k_obs: observations are drawn from the most likely `k_obs` bins of each dimension; 1 takes the most likely one,
+            None all.
+        k_act: the same of actions.
+        cdf_obs: the least likely bins of observations are left out, those that have less than this share of the
+            probability together; None leaves out none.
+        cdf_act: the same of actions.
+    """
+
+    layers: int = 4
+    heads: int = 4
+    width: int = 128
+    dropout: float = 0.1
+    bins: int = 100
+    discretizer: str = "quantile"
+    discount: float = 0.99
+    termination_penalty: float | None = -100.0
+    action_weight: float = 5.0
+    reward_weight: float = 1.0
+    value_weight: float = 1.0
+    horizon: int = 15
+    beam_width: int = 128
+    n_expand: int = 2
+    plan_context: int = 5
+    k_obs: int | None = 1
+    k_act: int | None = None
+    cdf_obs: float | None = None
+    cdf_act: float | None = 0.6
+
+    def __post_init__(self) -> None:
+        _require_trunk(self)
+        require_positive("model", self, "horizon", "beam_width", "n_expand", "plan_context")
+        require_not_negative("model", self, "action_weight", "reward_weight", "value_weight")
+        require(self.bins >= 2, "model.bins", "must be at least 2", self.bins)
+        require_one_of("model.discretizer", self.discretizer, DISCRETIZERS)
+        require(0 < self.discount < 1, "model.discount", "must lie in (0, 1)", self.discount)
+        for name in ("k_obs", "k_act"):
+            most = getattr(self, name)
+            require(most is None or most >= 1, f"model.{name}", "must be at least 1, or null", most)
+        for name in ("cdf_obs", "cdf_act"):
+            share = getattr(self, name)
+            require(share is None or 0 <= share < 1, f"model.{name}", "must lie in [0, 1), or be null", share)
+        if self.plan_context == 1 and self.horizon > 1:
+            raise ConfigError("model.plan_context=1 needs model.horizon=1: a longer plan looks back on its last step.")
+
+
+def _require_trunk(options: SequenceConfig | TrajectoryTransformerConfig) -> None:
+    """Refuse impossible sizes and dropouts of a trunk."""
+    require_positive("model", options, "layers", "heads", "width")
+    require(options.layers <= MOST_LAYERS, "model.layers", f"must be at most {MOST_LAYERS}", options.layers)
+    whole = options.width % options.heads == 0
+    require(whole, "model.width", f"must be a multiple of model.heads={options.heads}", options.width)
+    require(0 <= options.dropout < 1, "model.dropout", "must lie in [0, 1)", options.dropout)

@@ -16,6 +16,10 @@ from dtbench.spaces import Continuous, Discrete, Frames, Spaces, Vector
 TOKENS_PER_STEP = 3
 STATE_TOKENS = slice(1, None, TOKENS_PER_STEP)
 LAST_STATE_TOKEN = slice(-2, -1)
+#: Of a window's last two steps, the tokens that the last step adds when it is acted in: a_{t−1} R̂_t s_t.
+NEW_TOKENS = slice(TOKENS_PER_STEP - 1, 2 * TOKENS_PER_STEP - 1)
+#: Where the state comes first, s_0 R̂_0 a_0 s_1 …, returns are predicted from its token and actions from the return's.
+RETURN_FROM, ACTION_FROM = slice(0, None, TOKENS_PER_STEP), slice(1, None, TOKENS_PER_STEP)
 
 
 class ResidualBlock(nn.Module):
@@ -52,6 +56,12 @@ def embed_actions(space: Continuous | Discrete, width: int, kind: str = "linear"
 def places(token_mask: Tensor) -> Tensor:
     """Count tokens from the first real one: (B, T) bool, True = real → (B, T) int64; 0 where padded."""
     return (token_mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def first_returns_only(token_mask: Tensor) -> Tensor:
+    """Mark all tokens but the returns behind a window's first, where the state comes first: (B, T) → (B, T) bool."""
+    place = places(token_mask)
+    return (place % TOKENS_PER_STEP != 1) | (place == 1)
 
 
 class TokenEmbedding(nn.Module, ABC):
@@ -121,6 +131,18 @@ class TrajectoryEmbedding(TokenEmbedding):
         if self.positions is None:
             return tokens.flatten(1, 2), token_mask
         return tokens.flatten(1, 2) + self.positions[places(token_mask)], token_mask
+
+
+class StateFirstEmbedding(TrajectoryEmbedding):
+    """Tokens of models that predict the return to ask for: s R̂ a, each with its time vector, then one LayerNorm."""
+
+    def __init__(self, spaces: Spaces, width: int) -> None:
+        super().__init__(spaces, width, norm_before_time=False)
+
+    def content(self, window: dict[str, Tensor]) -> Tensor:
+        """Embed s, R̂ and a, without their time: (B, K, 3, width)."""
+        returns, states, actions = super().content(window).unbind(dim=2)
+        return torch.stack((states, returns, actions), dim=2)
 
 
 class MinGptEmbedding(TokenEmbedding):

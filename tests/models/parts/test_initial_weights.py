@@ -12,7 +12,7 @@ from dtbench.models.parts.trunk import Trunk, TrunkConfig
 from dtbench.registry import model_entry
 from dtbench.testing import DIMS, model_config
 
-SEQUENCE_MODELS = ("dt", "dc", "gpt2_dt", "lamo", "gpt2_dtma")
+SEQUENCE_MODELS = ("dt", "dc", "gpt2_dt", "lamo", "gpt2_dtma", "edt", "reinformer", "ds4", "dmamba", "dlstm")
 RESIDUAL = ("mixer.output.weight", "mlp_out.weight")
 
 

@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2Model
 
 from dtbench.errors import ConfigError
 from dtbench.models.backbone.load import Backbone, gpt2_trunk_config, gpt2_weights
-from dtbench.models.parts.mixers import Attention, HeadGatedAttention, SingleHeadAttention
+from dtbench.models.parts.mixers import Attention, HeadDropoutAttention, HeadGatedAttention, SingleHeadAttention
 from dtbench.models.parts.trunk import TokenMask, Trunk, TrunkConfig, attention_mask
 
 # float32 with the same weights, summed in another order: about 1e-7 is measured.
@@ -133,3 +133,55 @@ def test_weights_that_do_not_fit_are_refused():
 def test_impossible_sizes_are_refused(bad, message):
     with pytest.raises(ConfigError, match=message):
         TrunkConfig(**{"width": 48, "layers": 1, "heads": 4, **bad})
+
+
+def test_a_post_norm_trunk_is_pytorchs_own_encoder():
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(48, 4, 192, dropout=0.1, activation="gelu", batch_first=True)
+    encoder = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    config = TrunkConfig(48, 3, 4, activation="gelu", post_norm=True, small_maps=False)
+    trunk = Trunk(config, lambda trunk, layer: HeadDropoutAttention(trunk)).eval()
+    for block, theirs in zip(trunk.blocks, encoder.layers, strict=True):
+        inputs = zip(theirs.self_attn.in_proj_weight.chunk(3), theirs.self_attn.in_proj_bias.chunk(3), strict=True)
+        maps = (block.mixer.query, block.mixer.key, block.mixer.value)
+        for map_, (weight, bias) in zip(maps, inputs, strict=True):
+            map_.load_state_dict({"weight": weight, "bias": bias})
+        block.mixer.output.load_state_dict(theirs.self_attn.out_proj.state_dict())
+        pairs = ((block.mixer_norm, theirs.norm1), (block.mlp_norm, theirs.norm2))
+        for own, part in (*pairs, (block.mlp_in, theirs.linear1), (block.mlp_out, theirs.linear2)):
+            own.load_state_dict(part.state_dict())
+    tokens, _ = batch(12)
+    mask = torch.ones(4, 12, dtype=torch.bool)
+    mask[1, :5] = False
+    unseen = torch.ones(12, 12, dtype=torch.bool).triu(1) | ~mask[:, None]
+    unseen[1, :5] = False  # a row that sees nothing is NaN there
+    expected = encoder(tokens, mask=unseen.repeat_interleave(4, dim=0))
+    assert (trunk(tokens, mask) - expected)[mask].abs().max() < TOLERANCE
+    assert torch.allclose(trunk(tokens, mask, slice(1, None, 3)), trunk(tokens, mask)[:, 1::3], atol=1e-6)
+
+
+def test_dropout_of_heads_drops_their_outputs_and_no_weights():
+    torch.manual_seed(0)
+    mixer = HeadDropoutAttention(TrunkConfig(8, 1, 2, attention_dropout=0.5, residual_dropout=0.0))
+    mixer.output.load_state_dict({"weight": torch.eye(8), "bias": torch.zeros(8)})
+    x, mask = torch.randn(50, 3, 8), TokenMask(torch.ones(50, 3, dtype=torch.bool))
+    dropped, whole = mixer(x, mask), mixer.eval()(x, mask)
+    share = dropped / whole
+    is_zero = share == 0
+    assert torch.allclose(share[~is_zero], torch.tensor(2.0), atol=1e-4)
+    assert 0.4 < is_zero.float().mean() < 0.6  # 1,200 draws: 0.5 ± 0.014
+
+
+def test_tokens_that_are_not_seen_by_a_loop():
+    real = torch.ones(2, 5, dtype=torch.bool)
+    real[1, :2] = False
+    seen = torch.tensor([[True, False, True, False, True], [False, True, True, False, True]])
+    found = attention_mask(real, seen)
+    for row in range(2):
+        for asks in range(5):
+            for asked in range(5):
+                sees = asked <= asks and bool(real[row, asked] and seen[row, asked])
+                assert bool(found[row, asks, asked]) is (sees or (asks == asked and not real[row, asks]))
+    assert torch.equal(attention_mask(real, torch.ones_like(real)), attention_mask(real))

@@ -1,36 +1,77 @@
-"""Discrete CQL's critic: a distribution of returns per action, by its quantiles (QR-DQN, Dabney et al., 2018)."""
+"""Discrete CQL and its critics: of each action the quantiles of returns (QR-DQN, Dabney et al., 2018), or bins."""
 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
 from dtbench.models.parts.heads import Float32Linear
+from dtbench.models.parts.histogram import Histogram
 from dtbench.models.parts.observations import FrameEncoder
 from dtbench.spaces import Frames, Vector
 
 
-class QuantileCritic(nn.Module):
-    """Observation → `quantiles` quantiles of the return of each of `actions` actions, through hidden layers with ReLU.
+class DiscreteCritic(nn.Module, ABC):
+    """Observation → `outputs` numbers for each of `actions` actions, through hidden layers with ReLU.
 
     The first hidden layer takes a vector, or the output of convolutions over frames: with one layer of 512 units it is
     the network of Mnih et al. (2015).
     """
 
-    def __init__(self, space: Vector | Frames, actions: int, quantiles: int, width: int, layers: int) -> None:
+    def __init__(self, space: Vector | Frames, actions: int, outputs: int, width: int, layers: int) -> None:
         super().__init__()
         first = nn.Linear(space.size, width) if isinstance(space, Vector) else FrameEncoder(space, width)
         hidden: list[nn.Module] = [first, nn.ReLU()]
         for _ in range(layers - 1):
             hidden += [nn.Linear(width, width), nn.ReLU()]
-        self.network = nn.Sequential(*hidden, Float32Linear(width, actions * quantiles))
+        self.network = nn.Sequential(*hidden, Float32Linear(width, actions * outputs))
         self.actions = actions
 
     def forward(self, observations: Tensor) -> Tensor:
-        """(N, …) → (N, actions, quantiles)."""
+        """(N, …) → (N, actions, outputs)."""
         return self.network(observations).unflatten(-1, (self.actions, -1))
+
+    @abstractmethod
+    def values(self, outputs: Tensor) -> Tensor:
+        """Return the values that outputs stand for: (…, outputs) → (…)."""
+
+    @abstractmethod
+    def bellman_loss(self, outputs: Tensor, rewards: Tensor, discounts: Tensor, following: Tensor) -> Tensor:
+        """Judge the outputs for the actions of N transitions: (N,).
+
+        Args:
+            outputs: (N, outputs).
+            rewards: (N,).
+            discounts: (N,), γ, or 0 where the episode ended.
+            following: (N, outputs), the target's for the next actions; without gradients.
+        """
+
+
+class QuantileCritic(DiscreteCritic):
+    """A critic whose outputs are quantiles of the return."""
+
+    def values(self, outputs: Tensor) -> Tensor:
+        return outputs.mean(dim=-1)
+
+    def bellman_loss(self, outputs: Tensor, rewards: Tensor, discounts: Tensor, following: Tensor) -> Tensor:
+        return quantile_huber_loss(outputs, rewards[:, None] + discounts[:, None] * following)
+
+
+class HistogramCritic(DiscreteCritic):
+    """A critic whose outputs are the logits of a histogram's bins."""
+
+    def __init__(self, space: Vector | Frames, actions: int, histogram: Histogram, width: int, layers: int) -> None:
+        super().__init__(space, actions, histogram.bins, width, layers)
+        self.histogram = histogram
+
+    def values(self, outputs: Tensor) -> Tensor:
+        return self.histogram.mean(outputs)
+
+    def bellman_loss(self, outputs: Tensor, rewards: Tensor, discounts: Tensor, following: Tensor) -> Tensor:
+        return self.histogram.loss(outputs, rewards + discounts * self.values(following))
 
 
 def quantile_huber_loss(quantiles: Tensor, targets: Tensor) -> Tensor:
@@ -49,7 +90,7 @@ def quantile_huber_loss(quantiles: Tensor, targets: Tensor) -> Tensor:
 
 
 class DiscreteCql(nn.Module):
-    """CQL over discrete actions: quantile regression and α · (logsumexp Q(s, ·) − Q(s, a)) (arXiv 2006.04779, eq. 4).
+    """CQL over discrete actions: a Bellman loss and α · (logsumexp Q(s, ·) − Q(s, a)) (arXiv 2006.04779, eq. 4).
 
     Args:
         critic: the network; its target is a copy that `update_target` renews.
@@ -58,15 +99,14 @@ class DiscreteCql(nn.Module):
             original code).
     """
 
-    def __init__(self, critic: QuantileCritic, discount: float, double: bool) -> None:
+    def __init__(self, critic: DiscreteCritic, discount: float, double: bool) -> None:
         super().__init__()
         self.critic, self.discount, self.is_double = critic, discount, double
         self.target = copy.deepcopy(critic).requires_grad_(False)
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Return Q, the mean of the quantiles: (N, …) → (N, actions)."""
-        values: Tensor = self.critic(observations).mean(dim=-1)
-        return values
+        """Return Q: (N, …) → (N, actions)."""
+        return self.critic.values(self.critic(observations))
 
     def losses(
         self, observations: Tensor, actions: Tensor, rewards: Tensor, following: Tensor, ended: Tensor
@@ -82,14 +122,14 @@ class DiscreteCql(nn.Module):
         """
         rows = torch.arange(len(actions), device=actions.device)
         with torch.no_grad():
-            next_quantiles = self.target(following)
-            judge = self.critic(following) if self.is_double else next_quantiles
-            best = judge.mean(dim=-1).argmax(dim=-1)
-            targets = rewards[:, None] + self.discount * (1 - ended)[:, None] * next_quantiles[rows, best]
-        quantiles = self.critic(observations)
-        values = quantiles.mean(dim=-1)
+            backed_up = self.target(following)
+            judge = self.critic(following) if self.is_double else backed_up
+            best = self.critic.values(judge).argmax(dim=-1)
+        outputs, discounts = self.critic(observations), self.discount * (1 - ended)
+        values = self.critic.values(outputs)
         difference = torch.logsumexp(values, dim=-1) - values[rows, actions]
-        return quantile_huber_loss(quantiles[rows, actions], targets).mean(), difference.mean()
+        td_loss = self.critic.bellman_loss(outputs[rows, actions], rewards, discounts, backed_up[rows, best])
+        return td_loss.mean(), difference.mean()
 
     @torch.no_grad()
     def update_target(self) -> None:
