@@ -274,3 +274,12 @@ def test_the_committed_list_is_sound():
 @pytest.mark.parametrize("preset", ["quick", "learn"])
 def test_models_without_trials_are_ours(preset):
     assert set(load_preset(preset)["trials"].get("without", ())) < set(MODELS)
+
+
+def test_the_readme_shows_the_boards_own_table():
+    root = Path(__file__).parents[2]
+    readme, board = (root / "README.md").read_text(), (root / "leaderboards" / "d4rl-short.md").read_text()
+    shown = [line for line in readme.splitlines() if line.startswith("|") and ("IQM" in line or "[" in line)]
+    shown = [line for line in shown if line.count("|") == 8]
+    assert len(shown) == 10
+    assert "\n".join(shown[1:]) in board
