@@ -32,10 +32,10 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-#: Paul Tol's muted scheme and three of his bright one, which people with colour blindness tell apart.
+#: Of each model in the registry's order, then of others: Paul Tol's muted scheme and some of his other ones.
 COLOURS = (
-    "#332288", "#cc6677", "#117733", "#ddaa33", "#88ccee", "#aa4499",
-    "#44aa99", "#882255", "#999933", "#ee7733", "#777777",
+    "#332288", "#cc6677", "#117733", "#ddaa33", "#88ccee", "#6699cc", "#0077bb", "#999933",
+    "#ee7733", "#661100", "#ee3377", "#aa4499", "#000000", "#44aa99", "#882255", "#777777",
 )  # fmt: skip
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3)), (0, (3, 1)))
 #: More curves in one panel cannot be followed.

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from dtbench.cli import app as cli
 from dtbench.cli.output import echo_json
 from dtbench.errors import ResultError, UnknownNameError
+from dtbench.registry import MODELS
 from dtbench.results import leaderboard, plots, stats
 from dtbench.results.compare import compare
 from dtbench.results.coverage import measured_coverage
@@ -340,6 +341,10 @@ def test_curves_have_a_colour_per_model_and_a_line_style_per_variant():
     assert {curve.line for curve in own} == {curves["dt"].line} == {"-"}
     assert len({curve.line for curve in changed}) == 1
     assert changed[0].line != "-"
+
+
+def test_every_model_of_ours_has_a_colour_of_its_own():
+    assert len(MODELS) <= len(set(plots.COLOURS)) == len(plots.COLOURS)
 
 
 def test_a_panel_has_eight_curves_at_most_and_a_legend_beside_it(tmp_path, monkeypatch):
