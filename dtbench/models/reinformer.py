@@ -15,7 +15,7 @@ from torch.distributions import Normal
 
 from dtbench.config import RunConfig
 from dtbench.models.base import SequencePolicy, Window
-from dtbench.models.parts.actions import action_loss, mean_over_real
+from dtbench.models.parts.actions import action_loss, mean_over_processes, mean_over_real
 from dtbench.models.parts.heads import ActionHead, Float32Linear
 from dtbench.models.parts.initial_weights import shrink
 from dtbench.models.parts.mixers import HeadDropoutAttention
@@ -86,7 +86,7 @@ class Reinformer(SequencePolicy):
 
     def return_loss(self, predicted: Tensor, returns: Tensor, real: Tensor) -> Tensor:
         """Return the expectile loss of returns (B, K), in units of the batch's mean |return|."""
-        unit = mean_over_real(returns.abs(), real)
+        unit = mean_over_processes(mean_over_real(returns.abs(), real))
         unit = torch.where(unit > 0, unit, 1.0)  # a batch without any reward
         return mean_over_real(expectile_loss((returns - predicted) / unit, self.options.expectile), real)
 

@@ -55,3 +55,12 @@ class ResidualTable(nn.Module):
         """(…) int64 → (…, width)."""
         hidden = self.table(actions)
         return self.second(functional.gelu(hidden)) + hidden
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """Return the mean of a value without gradients over the processes that train together; alone, the value itself."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    total = value.clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
