@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def build(name: str, context: int) -> OfflineModule:
-    """Build a policy for Hopper with a context of so many steps."""
+    """Build a policy for Hopper that depends on the last `context` steps."""
     entry, suite = model_entry(name), load_suite("d4rl-short")
     overrides = (*MODELS[name], f"training.context_length={context}")
     config = compose(entry.settings, preset=load_preset("paper"), suite=suite, task=suite.tasks[0], overrides=overrides)

@@ -216,7 +216,7 @@ def test_evaluation(benchmark, windows, episodes):
 @pytest.mark.parametrize("context", [20, 200])
 @pytest.mark.parametrize("name", list(contexts.MODELS))
 def test_action_of_ten(benchmark, name, context):
-    """What `contexts.py` tabulates: `dt` on a window of so many steps, the others on their state after as many."""
+    """What `contexts.py` tabulates: `dt` acts on a window of `context` steps, the others on the state after as many."""
     with torch.no_grad():
         benchmark.pedantic(contexts.case(name, context).act, rounds=15, warmup_rounds=2)
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from dtbench.errors import ConfigError
 from dtbench.evaluation.rollout import EvaluationProtocol, evaluate
-from dtbench.models.base import OfflineModule, Window
+from dtbench.models.base import OfflineModule, SequencePolicy, Window
 from dtbench.models.parts.mixers import Attention
-from dtbench.models.parts.tokens import TOKENS_PER_STEP, StateFirstEmbedding
+from dtbench.models.parts.tokens import TOKENS_PER_STEP
 from dtbench.models.parts.trunk import Trunk
 
 TOKEN_KINDS = ("return", "state", "action")
@@ -57,13 +57,15 @@ def attention_figures(module: OfflineModule, windows: list[Window]) -> list[dict
         all means over the windows.
 
     Raises:
-        ConfigError: the model has no attention, or acts in several passes.
+        ConfigError: the model has no attention, or does not act in one pass.
     """
     trunk = getattr(module, "trunk", None)
     if not isinstance(trunk, Trunk) or not all(isinstance(block.mixer, Attention) for block in trunk.blocks):
         raise ConfigError(f"{type(module).__name__} has no attention.")
-    if isinstance(getattr(module, "embedding", None), StateFirstEmbedding):
-        raise ConfigError(f"{type(module).__name__} acts in several passes; what is measured here is that of one.")
+    if type(module).act is not SequencePolicy.act:
+        raise ConfigError(
+            f"{type(module).__name__} does not act in one pass over R̂ s a, which is what is measured here."
+        )
     sums: dict[int, dict[str, Tensor]] = {}
     count = sum(len(window["padding_mask"]) for window in windows)
     merged = {name: torch.cat([window[name] for window in windows]) for name in windows[0]}

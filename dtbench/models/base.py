@@ -144,8 +144,9 @@ class OfflineModule(lightning.LightningModule):
         """Whether several seeds of this model can be trained as one (`dtbench run --stack-seeds`).
 
         It promises that `torch.vmap` can take `loss`: no shape depends on values (no indexing by a mask), no random
-        numbers but those of `parts.dropout.Dropout`, no state that `loss` changes; and that the class leaves what
-        Lightning calls (`training_step`, `configure_optimizers`, `optimizer_step` …) as they are here.
+        numbers but those of `parts.dropout.Dropout`, no state that `loss` changes; and that the class leaves
+        `clipped_parameters`, `see_data` and what Lightning calls (`training_step`, `configure_optimizers` …) as they
+        are here.
         """
         return False
 
@@ -234,10 +235,10 @@ class OfflineModule(lightning.LightningModule):
         return mlp_bytes(self, batch_size * self.context_length, numbers)
 
     def see_data(self, windows: Windows) -> None:
-        """Look at all data once before a training goes on, e.g. for the range of its returns; most methods do not.
+        """Look at the whole dataset once, before training starts or resumes, e.g. for the range of its returns.
 
-        Every process of a training, and one that resumes it, sees the same data. What is kept of them must be a buffer,
-        so that a checkpoint holds it.
+        Most methods do not. All processes see the same data. Keep what is learnt from them in buffers, so that a
+        checkpoint holds it.
         """
 
     def on_fit_start(self) -> None:
@@ -260,6 +261,10 @@ class OfflineModule(lightning.LightningModule):
     def frozen_parameters(self, step: int) -> Iterable[nn.Parameter]:
         """Return the parameters that the (0-based) step leaves unchanged; none for most methods."""
         return ()
+
+    def clipped_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters whose gradients are clipped together; all for most methods."""
+        return self.parameters()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return AdamW's parameter groups; by default of all that is trained, as `optimizer.decayed` divides it."""
@@ -287,9 +292,9 @@ class OfflineModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of all gradients together, then drop those of the step's frozen parameters."""
+        """Clip the norm of the gradients together, then drop those of the step's frozen parameters."""
         if self.optimizer_config.gradient_clip > 0:
-            nn.utils.clip_grad_norm_(self.parameters(), self.optimizer_config.gradient_clip)
+            nn.utils.clip_grad_norm_(self.clipped_parameters(), self.optimizer_config.gradient_clip)
         for parameter in self.frozen_parameters(self.step):
             parameter.grad = None
 
@@ -367,8 +372,8 @@ class SequencePolicy(OfflineModule):
 class RecurrentPolicy(SequencePolicy):
     """DT with a recurrent mixer in the place of attention: tokens, MLPs, head and loss are DT's.
 
-    It is trained on windows of K steps. With `memory: episode` it acts on a state that goes on through the whole
-    episode, at the same cost in every step; with `memory: window` on the last K steps, as DT. Both read the same
+    It is trained on windows of K steps. With `memory: episode` it carries a state through the whole episode and acts on
+    that, at the same cost in every step; with `memory: window` it acts on the last K steps, as DT. Both read the same
     tokens, with the steps' own times, and are equal as long as an episode fits into a window.
     """
 

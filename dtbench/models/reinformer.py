@@ -107,25 +107,15 @@ class Reinformer(SequencePolicy):
         return loss, {"log_likelihood": log_likelihood.detach(), "temperature": temperature.detach()}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        groups = self.divided_by_decay(self._policy_parameters())
+        groups = self.divided_by_decay(self.clipped_parameters())
         if self.is_continuous:
             rate = self.options.temperature_learning_rate
             groups.append({"params": [self.log_temperature], "lr": rate, "weight_decay": 0.0})
         return groups
 
-    def _policy_parameters(self) -> list[nn.Parameter]:
+    def clipped_parameters(self) -> list[nn.Parameter]:
         """Return all parameters but the temperature."""
         return [parameter for name, parameter in self.named_parameters() if name != "log_temperature"]
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the norm of all gradients together but the temperature's."""
-        if self.optimizer_config.gradient_clip > 0:
-            nn.utils.clip_grad_norm_(self._policy_parameters(), self.optimizer_config.gradient_clip)
 
     def act(self, window: Window) -> Tensor:
         """Predict the return of each step from the first on, and the last step's action with the last of them."""

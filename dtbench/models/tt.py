@@ -307,6 +307,6 @@ class CachedSequences:
         self.tokens = torch.cat((self.tokens, tokens[:, None]), dim=1)
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows, (rows',) int64."""
+        """Keep these rows: (rows',) int64; one may be taken several times."""
         self.tokens = self.tokens[rows]
         self._cache.select(rows)

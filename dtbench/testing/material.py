@@ -71,13 +71,13 @@ def small_store(folder: Path, spaces: Spaces = DIMS) -> TrajectoryStore:
 
 
 def data_module(folder: Path, module: OfflineModule, steps: int, seed: int = 0) -> TrajectoryDataModule:
-    """Return the data module that the model asks for, over the small store in `folder`, and show the model its data."""
+    """Return the data module that the model asks for, over the small store in `folder`."""
     path = folder / "store"
     if not path.exists():
         small_store(folder, module.spaces)
     wanted: dict[str, Any] = {"return_scale": 10.0}
     wanted["normalize_states"] = not isinstance(module.spaces.observation, Frames)
-    data = TrajectoryDataModule(
+    return TrajectoryDataModule(
         path,
         WindowOptions(module.context_length, **{**wanted, **module.window_options}),
         batch_size=BATCH,
@@ -86,8 +86,6 @@ def data_module(folder: Path, module: OfflineModule, steps: int, seed: int = 0) 
         held_out_share=module.held_out_share,
         is_held_out_step=module.is_held_out_step,
     )
-    module.see_data(data.windows)
-    return data
 
 
 class Losses(Callback):

@@ -55,8 +55,8 @@ def test_padding_gets_no_attention(policy):
             assert sum(head["by_distance"][real:]) == 0
 
 
-@pytest.mark.parametrize("name", ["edt", "reinformer"])
+@pytest.mark.parametrize("name", ["edt", "reinformer", "tt"])
 def test_models_that_act_in_several_passes_are_refused(name):
     module = build_model(name).eval()
-    with pytest.raises(ConfigError, match="acts in several passes"):
+    with pytest.raises(ConfigError, match="does not act in one pass"):
         attention_figures(module, [windows(module)])

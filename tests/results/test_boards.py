@@ -271,6 +271,15 @@ def test_the_committed_list_is_sound():
     assert isinstance(load_boards(COMMITTED), list)
 
 
+def test_a_page_names_its_models_without_trials(folder):
+    path = listed(folder, "{file: a.md, suite: d4rl-short, preset: quick}")
+    write_boards(path)
+    assert "; none for" not in (folder / "a.md").read_text()
+    samples.save(folder / "results", samples.result("edt"))
+    write_boards(path)
+    assert "(table: benchmarks/budgets.md); none for edt." in (folder / "a.md").read_text()
+
+
 @pytest.mark.parametrize("preset", ["quick", "learn"])
 def test_models_without_trials_are_ours(preset):
     assert set(load_preset(preset)["trials"].get("without", ())) < set(MODELS)

@@ -47,7 +47,7 @@ class Sequences(Protocol):
         ...
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows, (rows',) int64."""
+        """Keep these rows: (rows',) int64; one may be taken several times."""
         ...
 
 

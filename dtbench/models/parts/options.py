@@ -73,17 +73,7 @@ class SequenceConfig:
 
     def trunk(self) -> TrunkConfig:
         """Return a trunk that is trained from random weights."""
-        from dtbench.models.parts.trunk import TrunkConfig
-
-        return TrunkConfig(
-            width=self.width,
-            layers=self.layers,
-            heads=self.heads,
-            activation=self.activation,
-            embedding_dropout=self.dropout,
-            attention_dropout=self.dropout,
-            residual_dropout=self.dropout,
-        )
+        return _trunk(self, self.layers)
 
     def describe_weights(self, trunk: str = "random") -> str:
         """Say for results and tables where the initial weights come from."""
@@ -572,14 +562,11 @@ class QTransformerConfig:
     value_max: float | None = None
 
     def __post_init__(self) -> None:
-        require_positive("model", self, "layers", "action_layers", "heads", "width", "n_step")
-        for name in ("layers", "action_layers"):
-            count = getattr(self, name)
-            require(count <= MOST_LAYERS, f"model.{name}", f"must be at most {MOST_LAYERS}", count)
-        whole = self.width % self.heads == 0
-        require(whole, "model.width", f"must be a multiple of model.heads={self.heads}", self.width)
+        _require_trunk(self)
+        require_positive("model", self, "action_layers", "n_step")
+        within = self.action_layers <= MOST_LAYERS
+        require(within, "model.action_layers", f"must be at most {MOST_LAYERS}", self.action_layers)
         require_one_of("model.activation", self.activation, ACTIVATIONS)
-        require(0 <= self.dropout < 1, "model.dropout", "must lie in [0, 1)", self.dropout)
         require(self.bins >= 2, "model.bins", "must be at least 2", self.bins)
         require(0 <= self.discount < 1, "model.discount", "must lie in [0, 1)", self.discount)
         require(0 < self.target_rate <= 1, "model.target_rate", "must lie in (0, 1]", self.target_rate)
@@ -588,17 +575,7 @@ class QTransformerConfig:
 
     def trunk(self, layers: int) -> TrunkConfig:
         """Return a trunk of so many blocks."""
-        from dtbench.models.parts.trunk import TrunkConfig
-
-        return TrunkConfig(
-            width=self.width,
-            layers=layers,
-            heads=self.heads,
-            activation=self.activation,
-            embedding_dropout=self.dropout,
-            attention_dropout=self.dropout,
-            residual_dropout=self.dropout,
-        )
+        return _trunk(self, layers)
 
 
 @dataclass
@@ -666,7 +643,21 @@ class TrajectoryTransformerConfig:
             raise ConfigError("model.plan_context=1 needs model.horizon=1: a longer plan looks back on its last step.")
 
 
-def _require_trunk(options: SequenceConfig | TrajectoryTransformerConfig) -> None:
+def _trunk(options: SequenceConfig | QTransformerConfig, layers: int) -> TrunkConfig:
+    from dtbench.models.parts.trunk import TrunkConfig
+
+    return TrunkConfig(
+        width=options.width,
+        layers=layers,
+        heads=options.heads,
+        activation=options.activation,
+        embedding_dropout=options.dropout,
+        attention_dropout=options.dropout,
+        residual_dropout=options.dropout,
+    )
+
+
+def _require_trunk(options: SequenceConfig | QTransformerConfig | TrajectoryTransformerConfig) -> None:
     """Refuse impossible sizes and dropouts of a trunk."""
     require_positive("model", options, "layers", "heads", "width")
     require(options.layers <= MOST_LAYERS, "model.layers", f"must be at most {MOST_LAYERS}", options.layers)
