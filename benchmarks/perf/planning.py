@@ -85,7 +85,7 @@ def measure(
     model: TrajectoryTransformer, precision: str, environments: int, rounds: int, device: torch.device
 ) -> dict[str, Any]:
     """Time whole searches of all environments at once."""
-    window = random_window(environments, model.context_length, model.spaces)
+    window = random_window(environments, model.context_length, model.spaces, model.draws)
     window = {name: value.to(device) for name, value in window.items()}
     model.to(device)
     with torch.no_grad(), autocast(device, precision):

@@ -225,7 +225,7 @@ def test_action_of_ten(benchmark, name, context):
 def test_planning(benchmark, kind):
     """One search of `tt` at `quick` for ten environments at once, as many as an evaluation has."""
     model, _ = build(kind, "quick", "hopper-medium", [])
-    window = random_window(10, model.context_length, model.spaces)
+    window = random_window(10, model.context_length, model.spaces, model.draws)
     benchmark.pedantic(model.act, (window,), rounds=10, warmup_rounds=2)
     if benchmark.stats is not None:
         benchmark.extra_info["tokens_per_s"] = round(10 * tokens_per_search(model) / benchmark.stats.stats.median)

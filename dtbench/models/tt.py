@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dtbench.config import RunConfig
-from dtbench.determinism import generator
 from dtbench.errors import ConfigError
 from dtbench.models.base import OfflineModule, Window
 from dtbench.models.parts.actions import mean_over_real
@@ -28,9 +27,6 @@ from dtbench.spaces import Continuous, Discrete, Spaces
 if TYPE_CHECKING:
     from dtbench.data.windows import Windows
 
-#: Sets the draws of plans apart from whatever else is drawn from a run's seed.
-_STREAM = 2
-
 
 class TrajectoryTransformer(OfflineModule):
     """A GPT over the bins of every dimension of a trajectory, and a beam search for plans.
@@ -44,6 +40,7 @@ class TrajectoryTransformer(OfflineModule):
     Attributes:
         sizes: tokens of observation and action in a step.
         tokens_per_step: D.
+        drawn: shape of the random numbers of a search: steps of a plan, drawn tokens of a step, sequences.
     """
 
     Config = TrajectoryTransformerConfig
@@ -57,6 +54,8 @@ class TrajectoryTransformer(OfflineModule):
         self.sizes = (self.spaces["observation_dim"], action.size if isinstance(action, Continuous) else 1)
         self.tokens_per_step = sum(self.sizes) + 2
         self._check(action)
+        self.drawn = (options.horizon, sum(self.sizes), options.beam_width * options.n_expand)
+        self.draws = math.prod(self.drawn)
         length, width = self.context_length * self.tokens_per_step - 1, options.width
         self.discretizer = Discretizer(self.tokens_per_step, options.bins, options.discretizer)
         if isinstance(action, Discrete):
@@ -195,16 +194,13 @@ class TrajectoryTransformer(OfflineModule):
         return tokens.flatten(1), counted.repeat_interleave(self.tokens_per_step, dim=1)
 
     def act(self, window: Window) -> Tensor:
-        """Search for plans and return their first actions.
-
-        The draws of a search are a function of the run's seed and the time step: the same window gives the same action.
-        """
+        """Search for plans and return their first actions; what is drawn comes from `window["draws"]`."""
         filled = window["padding_mask"].sum(dim=1)
         actions = torch.zeros(len(filled), self.spaces.action.size, device=filled.device)
         for count in filled.unique().tolist():  # in an evaluation all have as many steps
             rows = (filled == count).nonzero()[:, 0]
-            part = {name: value[rows, -count:] for name, value in window.items() if name in _ACTED_ON}
-            actions[rows] = self._first_actions(self.plan(part)[0])
+            part = {name: window[name][rows, -count:] for name in _ACTED_ON}
+            actions[rows] = self._first_actions(self.plan({**part, "draws": window["draws"][rows]})[0])
         return actions
 
     @torch.no_grad()
@@ -212,21 +208,18 @@ class TrajectoryTransformer(OfflineModule):
         """Search for the best plan from each window's last observation on.
 
         Args:
-            window: without padding.
+            window: without padding, and with `draws`.
 
         Returns:
             The plans' tokens from the first action on, (B, tokens) int64, and their values (B,), as `beam_search`.
         """
-        options, (observation, action) = self.options, self.sizes
+        options, action = self.options, self.sizes[1]
         # Values are never attended to; the last bin stands for them, as in the reference.
         tokens = self.discretizer.encode(self._numbers(window))
         tokens[..., -1] = options.bins - 1
         most = min(options.plan_context, self.context_length)
         past = tokens[:, -most:].flatten(1)[:, : -(action + 2)]
-        shape = (options.horizon, observation + action, options.beam_width * options.n_expand)
-        times = window["timesteps"][:, -1].tolist()
-        drawn = {time: generator(self.seed, time, 0, _STREAM).random(shape) for time in set(times)}
-        uniforms = torch.from_numpy(np.stack([drawn[time] for time in times]))
+        uniforms = window["draws"].double().unflatten(1, self.drawn)
         search = BeamOptions(
             options.horizon,
             options.beam_width,
@@ -238,7 +231,7 @@ class TrajectoryTransformer(OfflineModule):
             options.cdf_act,
         )
         rewards, values = self.discretizer.middles[-2:]
-        return beam_search(self.sequences(past, most), rewards, values, search, uniforms.to(past.device))
+        return beam_search(self.sequences(past, most), rewards, values, search, uniforms)
 
     def sequences(self, tokens: Tensor, most: int) -> CachedSequences:
         """Return sequences that a search lets grow."""
@@ -260,8 +253,8 @@ class TrajectoryTransformer(OfflineModule):
         return kept + 3 * 4 * batch_size * tokens * (self.options.bins + 1)
 
 
-#: What of a window a plan depends on.
-_ACTED_ON = ("observations", "actions", "rewards", "timesteps")
+#: What of a window's steps a plan depends on.
+_ACTED_ON = ("observations", "actions", "rewards")
 
 
 class CachedSequences:

@@ -74,8 +74,7 @@ def _training_step(module: OfflineModule, batch_size: int, spaces: Spaces) -> Ca
 def _acting(module: OfflineModule, episodes: int, spaces: Spaces) -> Callable[[], object]:
     state = module.initial_state(episodes)
     if state is None:
-        window = random_window(episodes, module.context_length, spaces)
-        window["draws"] = torch.rand(episodes, module.draws)
+        window = random_window(episodes, module.context_length, spaces, module.draws)
         return lambda: module.act(window)
     last = random_window(episodes, 2, spaces)
     return lambda: module.act_step(last, state)
@@ -93,8 +92,8 @@ def _seconds(call: Callable[[], object], times: int) -> float:
     return statistics.median(taken)
 
 
-def random_window(batch_size: int, context_length: int, spaces: Spaces) -> dict[str, Tensor]:
-    """Return a batch of windows of random numbers, keys and shapes as in `data/windows.py`."""
+def random_window(batch_size: int, context_length: int, spaces: Spaces, draws: int = 0) -> dict[str, Tensor]:
+    """Return a batch of windows of random numbers, keys and shapes as in `data/windows.py`; with `draws` to act on."""
     steps, seen, done = (batch_size, context_length), spaces.observation, spaces.action
     actions = torch.randint(done.count, steps) if isinstance(done, Discrete) else torch.rand(*steps, done.size) * 2 - 1
 
@@ -104,6 +103,7 @@ def random_window(batch_size: int, context_length: int, spaces: Spaces) -> dict[
         return torch.randn(*steps, *seen.shape)
 
     return {
+        **({"draws": torch.rand(batch_size, draws)} if draws else {}),
         "observations": observations(),
         "next_observations": observations(),
         "actions": actions,

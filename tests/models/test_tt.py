@@ -168,7 +168,7 @@ def test_an_action_is_the_middle_of_the_best_plans_first_bins(store):
     actions = module.act(dict(window))
     row = 5  # without padding
     assert window["padding_mask"][row].all()
-    alone = {name: window[name][row : row + 1] for name in ("observations", "actions", "rewards", "timesteps")}
+    alone = {name: window[name][row : row + 1] for name in ("observations", "actions", "rewards", "draws")}
     tokens, _ = module.plan(alone)
     assert tokens.shape == (1, 3 * STEP - OBSERVATION)
     for dimension in range(ACTION):
@@ -185,14 +185,12 @@ def test_a_plan_depends_on_its_own_window_only():
     assert torch.equal(alone, beside)
 
 
-def test_draws_change_with_time_and_seed():
+def test_other_draws_find_other_plans():
     module = build(cdf_act="null", beam_width=1, n_expand=1, horizon=1)
     window = windows(module)
     before = module.act(dict(window))
-    later = {**window, "timesteps": window["timesteps"] + 1}
-    assert not torch.equal(module.act(later), before)
-    module.seed = 1
-    assert not torch.equal(module.act(dict(window)), before)
+    assert torch.equal(module.act(dict(window)), before)
+    assert not torch.equal(module.act({**window, "draws": 1 - window["draws"]}), before)
 
 
 def test_the_models_own_value_of_a_plan_rises_with_the_search():
@@ -202,7 +200,7 @@ def test_the_models_own_value_of_a_plan_rises_with_the_search():
         module = build(beam_width=width, n_expand=2, horizon=2, cdf_act="null")
         window = windows(module, batch=20)
         window["padding_mask"][:] = True
-        part = {name: window[name] for name in ("observations", "actions", "rewards", "timesteps")}
+        part = {name: window[name] for name in ("observations", "actions", "rewards", "draws")}
         values.append(module.plan(part)[1].mean().item())
     assert values[0] < values[1] < values[2]
 
@@ -213,7 +211,7 @@ def test_discrete_actions_are_their_numbers():
     module.see_data(SimpleNamespace(steps=lambda: [windows(module)]))
     assert module.discretizer.edges[OBSERVATION].tolist() == list(range(BINS + 1))
     window = windows(module, batch=40)
-    actions = module.act({**window, "timesteps": torch.arange(40)[:, None].expand(-1, K)})  # other draws in each
+    actions = module.act(window)
     assert actions.sum(dim=1).tolist() == [1.0] * 40
     assert set(actions.argmax(dim=1).tolist()) == {0, 1, 2}
     with pytest.raises(ConfigError, match=r"model\.bins must be at least the number of actions, 3"):
