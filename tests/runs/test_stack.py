@@ -109,15 +109,16 @@ def test_each_seed_equals_its_lone_run(name, overrides, tmp_path):
 
 def test_in_bfloat16_it_equals_the_lone_run_as_far_as_that_goes(tmp_path):
     """Three digits: measured 5e-3 of a loss after 50 steps."""
-    ends = {}
+    curves = {}
     for precision in ("bf16-mixed", "32-true"):
         case = subject("dt", f"hardware.precision={precision}", steps=12)
         stacked = fit(case, tmp_path / precision)
         for number, seed in enumerate(stacked):
             (lone,) = fit(case, tmp_path / f"lone-{precision}", [number])
             assert losses(seed) == pytest.approx(losses(lone), rel=2e-2)
-        ends[precision] = losses(stacked[0])[11]
-    assert ends["bf16-mixed"] != pytest.approx(ends["32-true"], rel=SAME_LOSS)
+        curves[precision] = losses(stacked[0])
+    # The whole curve: a single loss of the two may agree by chance.
+    assert curves["bf16-mixed"] != pytest.approx(curves["32-true"], rel=SAME_LOSS)
 
 
 def test_on_other_devices_masks_are_pytorchs_own(monkeypatch):
