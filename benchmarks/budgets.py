@@ -81,10 +81,14 @@ SEQUENCE_TRIALS = (
     Trial(16, 1e-3, "small"),
     Trial(16, 3e-4, "small"),
 )
+#: Of sequence models that have one kind of initial weights.
+PUBLISHED_TRIALS = tuple(Trial(batch, rate) for batch in (64, 32, 16) for rate in (3e-4, 1e-3))
 CQL_TRIALS = tuple(Trial(batch, rate) for batch in (256, 64, 32) for rate in (3e-4, 1e-3))
 CLONING_TRIALS = tuple(Trial(batch, rate) for batch in (256, 64) for rate in (3e-4, 1e-3, 3e-3))
 TRIALS = {
     **dict.fromkeys(("dt", "gpt2_dt", "lamo", "gpt2_dtma", "dc"), SEQUENCE_TRIALS),
+    **dict.fromkeys(("ds4", "dmamba", "dlstm", "edt", "reinformer"), SEQUENCE_TRIALS),
+    **dict.fromkeys(("tt", "q_transformer"), PUBLISHED_TRIALS),
     "cql": CQL_TRIALS,
     **dict.fromkeys(("bc", "bc10"), CLONING_TRIALS),
 }
