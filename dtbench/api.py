@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtbench.errors import UnknownNameError
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -19,9 +17,6 @@ if TYPE_CHECKING:
     from dtbench.results.compare import Comparison
     from dtbench.runs.acting import RunPolicy
     from dtbench.suites.suites import Suite
-
-#: What `leaderboard` writes.
-FORMATS = ("markdown", "csv", "json", "latex")
 
 
 def load_results(folder: str | Path, *, episodes: bool = False, all_targets: bool = False) -> pd.DataFrame:
@@ -146,13 +141,10 @@ def leaderboard(
     from dtbench.results import leaderboard as ranking
     from dtbench.results.sections import Selection
 
-    if format not in FORMATS:
-        raise UnknownNameError("format", format, FORMATS)
     selection = Selection(suite, tuple(tasks), preset)
     if format == "markdown":
         return ranking.render(folder, selection)
-    export = {"csv": exports.to_csv, "json": exports.to_json, "latex": exports.to_latex}[format]
-    return export(frames.read_all(folder), selection)
+    return exports.export(frames.read_all(folder), selection, format)
 
 
 def evaluate(
@@ -213,7 +205,7 @@ def open_run(run_folder: str | Path) -> RunPolicy:
 
 
 def list_models() -> list[ModelEntry]:
-    """Return the models: ours, and those that installed packages announce. (`dtbench.models` is the package.)
+    """Return the models: ours, and those that installed packages announce (`dtbench.models` is their code).
 
     >>> [entry.name for entry in list_models()][:3]
     ['dt', 'gpt2_dt', 'lamo']
@@ -240,7 +232,7 @@ def model(name: str) -> ModelEntry:
 
 
 def list_suites() -> list[Suite]:
-    """Return the shipped suites. (`dtbench.suites` is the package.)
+    """Return the shipped suites (`dtbench.suites` is their code).
 
     >>> "d4rl-short@1" in [suite.id for suite in list_suites()]
     True

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dtbench.errors import UnknownNameError
 from dtbench.results import stats
 from dtbench.results.records import storable
 from dtbench.results.schema import Result
@@ -28,8 +29,20 @@ COLUMNS = (
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "–": "--", "·": r"\textperiodcentered{}", "±": r"$\pm$", "×": r"$\times$", "→": r"$\to$",
+    "|": r"\textbar{}", "–": "--", "·": r"$\cdot$", "±": r"$\pm$", "×": r"$\times$", "→": r"$\to$",
 }  # fmt: skip
+
+
+def export(results: Sequence[Result], selection: Selection, name: str) -> str:
+    """Return the leaderboard in a format by its name.
+
+    Raises:
+        UnknownNameError: no such format; or a suite, task or preset without results.
+        ResultError: results that cannot be in one table.
+    """
+    if name not in EXPORTS:
+        raise UnknownNameError("format", name, ["markdown", *EXPORTS])
+    return EXPORTS[name](results, selection)
 
 
 def to_csv(results: Sequence[Result], selection: Selection = EVERYTHING) -> str:
@@ -188,8 +201,8 @@ def _task_table(section: Section) -> str:
 def _caption(section: Section) -> str:
     episodes = either(sorted({result.measured.evaluation.episodes for result in section.finished}))
     return (
-        f"{latex(section.title)}. Normalised scores $\\times$ 100 of the last checkpoint, {latex(episodes)} episodes per "
-        "run."
+        f"{latex(section.title)}. Normalised scores $\\times$ 100 of the last checkpoint, {latex(episodes)} episodes "
+        "per run."
     )
 
 
@@ -219,3 +232,7 @@ def _table(lines: Sequence[Sequence[str]], headers: Sequence[str], columns: str,
             r"\end{table}",
         ]
     )
+
+
+#: Format → what writes it.
+EXPORTS = {"csv": to_csv, "json": to_json, "latex": to_latex}

@@ -38,7 +38,7 @@ _MOST_CURVES = 8
 
 @dataclass(frozen=True)
 class Curve:
-    """How a row is drawn."""
+    """How a row of a section is drawn."""
 
     row: Row
     colour: str
@@ -51,10 +51,14 @@ class Curve:
 
 
 def curves_of(section: Section) -> list[Curve]:
-    """Return the complete rows, the best first, with a colour per model and a line style per variant."""
-    rows = [row for row in section.rows if row.label in section.complete]
-    models = list(dict.fromkeys([*MODELS, *sorted({row.model for row in rows})]))
-    variants = sorted({_variant(row) for row in rows} | {""})
+    """Return the complete rows, the best first."""
+    return styles_of(section, [row for row in section.rows if row.label in section.complete])
+
+
+def styles_of(section: Section, rows: Sequence[Row]) -> list[Curve]:
+    """Return how rows of a section are drawn: a colour per model, and a line style per variant of the section."""
+    models = list(dict.fromkeys([*MODELS, *sorted({row.model for row in section.rows})]))
+    variants = sorted({_variant(row) for row in section.rows} | {""})
     return [
         Curve(
             row,

@@ -108,7 +108,7 @@ def test_mistakes_are_named(run):
     with pytest.raises(DtbenchError, match="reset"):
         policy.act(observation)
     policy.reset()
-    with pytest.raises(DtbenchError, match="observe.*follows an action"):
+    with pytest.raises(DtbenchError, match=r"observe.*follows an action"):
         policy.observe(1.0)
     with pytest.raises(DtbenchError, match=r"shape \(3,\)"):
         policy.act(observation[:3])
