@@ -69,6 +69,7 @@ def record(
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         options = {} if file.suffix == ".gif" else {"macro_block_size": None}
+        writer: Any  # imageio types the writers of one of its plugins only
         with imageio.get_writer(file, mode="I", fps=film.rate, **options) as writer:
             for frame in frames:
                 writer.append_data(frame)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 WEIGHTS, RECORD, RUN, CARD = "model.safetensors", "result.json", "run.json", "README.md"
 #: In the metadata of the safetensors file: the checksum of the checkpoint that the weights were taken from.
 _OF_CHECKPOINT = "checkpoint_sha256"
+#: What the hub's client speaks HTTP with, by its version; their errors have no class in common.
+_HTTP_CLIENTS = {"httpx", "httpx2", "httpcore", "requests", "urllib3"}
 #: Larger files are no records.
 _LARGEST_JSON = 256 * 2**20
 
@@ -52,6 +54,8 @@ def push(path: str | Path, repo: str, *, private: bool = False) -> str:
         ConfigError: no finished run, one without its record, or no token.
         SourceError: the hub cannot be reached, or refuses.
     """
+    from huggingface_hub import CommitOperationAdd
+
     from dtbench.runs.model_card import model_card
 
     folder, result = RunFolder(Path(path)), _own_result(Path(path))
@@ -66,7 +70,8 @@ def push(path: str | Path, repo: str, *, private: bool = False) -> str:
         with _naming_the_hub(repo):
             api.create_repo(repo, private=private, exist_ok=True)
             title = f"{result.model.name} on {result.task.id}, seed {result.seed} ({result.suite.id})"
-            api.upload_folder(repo_id=repo, folder_path=staged, commit_message=title)
+            added = [CommitOperationAdd(name, staged / name) for name in (WEIGHTS, RECORD, RUN, CARD)]
+            api.create_commit(repo, added, commit_message=title)
     return f"{api.endpoint}/{repo}"
 
 
@@ -279,12 +284,16 @@ def _naming_the_hub(repo: str) -> Iterator[None]:
                 f"The model hub refuses {repo} ({status}): the token may not write there; `hf auth login` with another."
             ) from error
         raise SourceError(f"The model hub failed for {repo} ({_first_line(error)}); try again later.") from error
-    except OSError as error:
-        raise SourceError(
-            f"{repo}: the model hub cannot be reached ({_first_line(error)}); try again later."
-        ) from error
+    except (OSError, RuntimeError) as error:  # the latter hides why a large file could not be sent
+        reason = _first_line(error.__cause__ or error)
+        raise SourceError(f"{repo}: the model hub cannot be reached ({reason}); try again later.") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _HTTP_CLIENTS:
+            raise
+        reason = _first_line(error)
+        raise SourceError(f"{repo}: the model hub cannot be reached ({reason}); try again later.") from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".:") if lines else type(error).__name__
