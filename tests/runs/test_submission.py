@@ -133,8 +133,8 @@ def test_tasks_must_share_three_seeds(submission):
     for seed in (1, 2, 3):
         shutil.copy(PUBLISHED / other / f"seed-{seed}.json", submission / other)
     assert errors(submission) == [
-        "error: d4rl-short@1/local/quick/dt: it has only 2 seeds (1, 2) on all of its 2 tasks; run the same 3 on each of "
-        "them."
+        "error: d4rl-short@1/local/quick/dt: it has only 2 seeds (1, 2) on all of its 2 tasks; run the same 3 on each "
+        "of them."
     ]
     shutil.copy(PUBLISHED / other / "seed-0.json", submission / other)
     assert errors(submission) == []
