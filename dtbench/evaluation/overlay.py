@@ -59,6 +59,7 @@ class _Curves:
             (line,) = panel.plot([], [], color=colour, marker="o", markevery=[-1], markersize=5, animated=True)
             self._lines.append(line)
         self._panels[-1].set_xlabel("step")
+        figure.align_ylabels(self._panels)
         self._canvas.draw()
         self._background = self._canvas.copy_from_bbox(figure.bbox)
 

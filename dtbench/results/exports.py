@@ -191,11 +191,12 @@ def _aggregate_table(section: Section) -> str:
 
 
 def _task_table(section: Section) -> str:
-    lines = [[latex(row.label), *(latex(section.cell(row, task)) for task in section.tasks)] for row in section.rows]
-    headers = ["model", *map(latex, section.tasks)]
+    tasks = [task for task in section.tasks if any(task in row.cells for row in section.rows)]
+    lines = [[latex(row.label), *(latex(section.cell(row, task)) for task in tasks)] for row in section.rows]
+    headers = ["model", *map(latex, tasks)]
     counts = latex(either(section.seed_counts))
     caption = f"{_caption(section)} Mean $\\pm$ standard deviation over {counts} seeds."
-    return _table(lines, headers, "l" + "r" * len(section.tasks), caption)
+    return _table(lines, headers, "l" + "r" * len(tasks), caption)
 
 
 def _caption(section: Section) -> str:

@@ -169,14 +169,17 @@ def _client(repo: str, *, needs_token: bool) -> HfApi:
     """Return the hub's client, or say within seconds why it would not work."""
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
+    from dtbench.console import err
     from dtbench.models.backbone.hub import hub_is_reachable
 
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
         raise ConfigError(f"{repo!r} is not a possible id of the model hub; write my-name/my-run.") from error
+    if not err.is_terminal:
+        disable_progress_bars()
     api = HfApi()
     if os.environ.get("DTBENCH_OFFLINE") == "1":
         raise SourceError("DTBENCH_OFFLINE=1 says that there is no network; unset it to reach the model hub.")

@@ -98,7 +98,7 @@ def check_submission(root: Path, published: Path | None = None) -> tuple[int, li
     for result in results:
         file = file_of(result).as_posix()
         findings += [Finding(file, message) for message in _record_findings(result)]
-    findings += _data_findings(results, published if published is not None and published != root else None)
+    findings += _data_findings(results, published)
     findings += _seed_findings(results)
     findings += _copies(results)
     return len(results), findings

@@ -37,6 +37,13 @@ def run(tmp_path_factory, shared_home) -> Path:
     return found
 
 
+def live_at(address: str, monkeypatch) -> None:
+    """Do in this process what `HF_ENDPOINT` does in one of its own: it is read when the client is imported."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     with serving() as hub:
@@ -45,7 +52,7 @@ def hub(monkeypatch, tmp_path):
         for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.address)
+        live_at(hub.address, monkeypatch)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True, raising=False)
         monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
         yield hub
@@ -211,7 +218,7 @@ def test_refusals_are_one_sentence(hub, run, tmp_path, monkeypatch):
     with pytest.raises(SourceError, match="DTBENCH_OFFLINE"):
         pull(REPO, tmp_path)
     monkeypatch.delenv("DTBENCH_OFFLINE")
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
+    live_at("http://127.0.0.1:1", monkeypatch)
     with pytest.raises(SourceError, match="cannot be reached"):
         pull(REPO, tmp_path)
     with pytest.raises(ConfigError, match="not trained yet"):
