@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 WEIGHTS, RECORD, RUN, CARD = "model.safetensors", "result.json", "run.json", "README.md"
 #: In the metadata of the safetensors file: the checksum of the checkpoint that the weights were taken from.
 _OF_CHECKPOINT = "checkpoint_sha256"
+#: An id: a name, or a user's or an organisation's name before it.
+_REPO = re.compile(r"[\w.-]+(/[\w.-]+)?")
 #: What the hub's client speaks HTTP with, by its version; their errors have no class in common.
 _HTTP_CLIENTS = {"httpx", "httpx2", "httpcore", "requests", "urllib3"}
 #: Larger files are no records.
@@ -168,16 +171,13 @@ def _write_checkpoint(repo: str, weights: Path, result: Result, folder: RunFolde
 def _client(repo: str, *, needs_token: bool) -> HfApi:
     """Return the hub's client, or say within seconds why it would not work."""
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+    from huggingface_hub.utils import disable_progress_bars
 
     from dtbench.console import err
     from dtbench.models.backbone.hub import hub_is_reachable
 
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise ConfigError(f"{repo!r} is not a possible id of the model hub; write my-name/my-run.") from error
+    if not _REPO.fullmatch(repo):
+        raise ConfigError(_no_id(repo))
     if not err.is_terminal:
         disable_progress_bars()
     api = HfApi()
@@ -263,13 +263,25 @@ def _place(root: Path, result: Result) -> Path:
     )  # fmt: skip
 
 
+def _no_id(repo: str) -> str:
+    return f"{repo!r} is not a possible id of the model hub; write my-name/my-run."
+
+
 @contextmanager
 def _naming_the_hub(repo: str) -> Iterator[None]:
     """Turn what the hub's client raises into one sentence."""
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         yield
+    except HFValidationError as error:  # it knows more rules than `_REPO`
+        raise ConfigError(_no_id(repo)) from error
     except GatedRepoError as error:
         raise SourceError(
             f"{repo} is gated: ask for access on the model hub, then log in (`hf auth login`)."
