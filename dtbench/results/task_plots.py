@@ -93,7 +93,7 @@ def _draw_tracking(panel: Any, style: Curve, tracking: Tracking) -> None:
 
 
 def grid(count: int, height: float, *, margin: float, least: int = 0, sharey: bool = False) -> tuple[Figure, list[Any]]:
-    """Return a figure with a panel per task, three side by side; places without one are empty.
+    """Return a figure with a panel per task, three side by side (four as two by two); places without one are empty.
 
     Args:
         count: of panels.
@@ -102,7 +102,7 @@ def grid(count: int, height: float, *, margin: float, least: int = 0, sharey: bo
         least: entries of the legend that the figure is high enough for.
         sharey: whether the panels have one y axis.
     """
-    columns = min(_COLUMNS, count)
+    columns = 2 if count == 4 else min(_COLUMNS, count)
     rows = math.ceil(count / columns)
     width = margin + {1: 4.0, 2: 6.0}.get(columns, 7.5)
     needed = max(rows * (height + 0.35), 0.2 * least)

@@ -130,7 +130,10 @@ class _Handler(BaseHTTPRequestHandler):
         oid = hashlib.sha256(content).hexdigest()
         self.hub.large[oid] = content
         linked = {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content))}
-        return self._answer(302, b"", {**headers, **linked, "Location": f"{self.hub.address}/cdn/{oid}"})
+        elsewhere = self.hub.address.replace(
+            "127.0.0.1", "localhost"
+        )  # the client looks at where it is sent, as at a CDN
+        return self._answer(302, b"", {**headers, **linked, "Location": f"{elsewhere}/cdn/{oid}"})
 
     def _create(self, wanted: dict[str, Any]) -> None:
         repo = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else f"me/{wanted['name']}"
