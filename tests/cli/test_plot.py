@@ -55,7 +55,7 @@ def test_figures_in_the_format_of_the_suffix(folder, tmp_path, kind, suffix):
 def drawn(monkeypatch, module, draw, *arguments):
     """Return the figure that would be written, after it was laid out."""
     kept = []
-    monkeypatch.setattr(module, "save", lambda figure, file: (figure.canvas.draw(), kept.append(figure)))
+    monkeypatch.setattr(module, "save", lambda figure, file: (figure.draw_without_rendering(), kept.append(figure)))
     draw(*arguments, Path("unused.svg"))
     (figure,) = kept
     return figure

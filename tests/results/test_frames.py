@@ -44,7 +44,7 @@ def test_a_row_per_episode_and_diagnostics_only_if_asked_for(results):
     assert len(table) == 6 * 2
     assert set(table["target"]) == {3600.0}
     assert table.groupby(["label", "seed"])["normalized"].mean()["dt", 1] == pytest.approx(0.31)
-    one = results[0]
+    one = next(result for result in results if result.scores is not None)
     extra = EpisodeScores([1.0, 2.0], [3, 4], [0.1, 0.2])
     scores = replace(one.scores, per_target={**one.scores.per_target, "1800.0": extra})
     both = frames.episodes([replace(one, scores=scores)], all_targets=True)
