@@ -24,7 +24,7 @@ from dtbench.errors import ConfigError, ResultError, SourceError
 from dtbench.registry import model_entry, models
 from dtbench.results.files import read_result, result_path
 from dtbench.results.schema import DONE, Result
-from dtbench.runs.folder import RunFolder
+from dtbench.runs.folder import Busy, RunFolder
 from dtbench.runs.record import RunRecord
 from dtbench.suites import fields
 
@@ -106,10 +106,13 @@ def pull(repo: str, output: str | Path, *, revision: str | None = None, model: s
         if place.exists() and place.read_bytes() != content:
             raise ConfigError(f"{place} holds another result; choose another --output.")
         folder.create()
-        with folder.lock():
-            _write_checkpoint(repo, files[WEIGHTS], result, folder)
-            record.write(folder)
-            atomic.write_bytes(place, content)
+        try:
+            with folder.lock():
+                _write_checkpoint(repo, files[WEIGHTS], result, folder)
+                record.write(folder)
+                atomic.write_bytes(place, content)
+        except Busy as error:
+            raise ConfigError(f"Another process is working on {folder.path}; choose another --output.") from error
     return folder.path
 
 
@@ -181,8 +184,8 @@ def _client(repo: str, *, needs_token: bool) -> HfApi:
     if not err.is_terminal:
         disable_progress_bars()
     api = HfApi()
-    if os.environ.get("DTBENCH_OFFLINE") == "1":
-        raise SourceError("DTBENCH_OFFLINE=1 says that there is no network; unset it to reach the model hub.")
+    if (offline := os.environ.get("DTBENCH_OFFLINE", "0")) not in ("", "0"):
+        raise SourceError(f"DTBENCH_OFFLINE={offline} says that there is no network; unset it to reach the model hub.")
     if not hub_is_reachable(api.endpoint):
         raise SourceError(f"The model hub ({api.endpoint}) cannot be reached; try again with a network.")
     if needs_token and get_token() is None:
