@@ -15,14 +15,8 @@ from dtbench.evaluation.rollout import episode_seeds, evaluate
 from dtbench.runs.acting import RunPolicy, open_policy
 from dtbench.runs.reopen import evaluate_again
 from dtbench.spaces import Discrete, Spaces, Vector
-from tests.commands import RUN, dtbench, only_result
+from tests.commands import dtbench, only_result
 from tests.evaluation.test_discrete import CARTPOLE
-
-
-def trained(folder, model: str, *more: str):
-    dtbench(*RUN, "--model", model, "--output", folder, "--set", "evaluation.episodes=3", *more)
-    (run,) = folder.glob("*@*/*/*/*/*/seed-0")
-    return run
 
 
 def loop(policy: RunPolicy, env: gym.Env, seed: int, target: float | None = None) -> float:
@@ -38,24 +32,16 @@ def loop(policy: RunPolicy, env: gym.Env, seed: int, target: float | None = None
     return total
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, shared_home):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DTBENCH_HOME", str(shared_home))
-        patch.setenv("DTBENCH_OFFLINE", "1")
-        return trained(tmp_path_factory.mktemp("dt"), "dt")
-
-
-def test_a_plain_loop_gets_the_returns_of_the_runs_own_evaluation(run):
-    policy, record = open_policy(run), only_result(run.parents[5])
+def test_a_plain_loop_gets_the_returns_of_the_runs_own_evaluation(finished_run):
+    policy, record = open_policy(finished_run), only_result(finished_run.parents[5])
     assert policy.env_seeds() == record.evaluation.env_seeds
     env = policy.make_env()
     assert [loop(policy, env, seed) for seed in policy.env_seeds()] == record.scores.returns
 
 
-def test_another_target(run):
-    policy = open_policy(run)
-    (expected,) = evaluate_again(run, targets=[500.0], episodes=1, seed=4)
+def test_another_target(finished_run):
+    policy = open_policy(finished_run)
+    (expected,) = evaluate_again(finished_run, targets=[500.0], episodes=1, seed=4)
     env = gym.make("Hopper-v5")  # not ours: the user's own
     assert loop(policy, env, episode_seeds(4, 1)[0], target=500.0) == expected["returns"][0]
     assert policy.target == 500.0
@@ -101,8 +87,8 @@ def test_models_that_carry_a_state_or_draw(tmp_path, model):
     assert [loop(policy, env, seed) for seed in policy.env_seeds()] == record.scores.returns
 
 
-def test_mistakes_are_named(run):
-    policy = open_policy(run)
+def test_mistakes_are_named(finished_run):
+    policy = open_policy(finished_run)
     env = policy.make_env()
     observation, _ = env.reset(seed=0)
     with pytest.raises(DtbenchError, match="reset"):

@@ -18,23 +18,15 @@ from dtbench.results.files import read_result
 from dtbench.runs.acting import open_policy
 from dtbench.runs.reopen import evaluate_again, open_run
 from dtbench.runs.sharing import CARD, RECORD, RUN, WEIGHTS, pull, push
-from tests.commands import RUN as SMOKE
 from tests.commands import command, dtbench, environment
 from tests.runs.hub import TOKEN, serving
 
 REPO = "someone/dt-hopper"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, shared_home) -> Path:
-    """A finished run's folder; tests do not change it."""
-    folder = tmp_path_factory.mktemp("sent")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DTBENCH_HOME", str(shared_home))
-        patch.setenv("DTBENCH_OFFLINE", "1")
-        dtbench(*SMOKE, "--model", "dt", "--output", folder)
-    (found,) = folder.glob("*@*/*/*/*/*/seed-0")
-    return found
+@pytest.fixture
+def run(finished_run) -> Path:
+    return finished_run
 
 
 def live_at(address: str, monkeypatch) -> None:

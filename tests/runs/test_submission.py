@@ -14,7 +14,7 @@ from dtbench.results.files import read_result, write_result
 from dtbench.results.schema import Result
 from dtbench.runs.replay import replay
 from dtbench.runs.submission import check_submission, file_of, published_results
-from tests.commands import RUN, dtbench
+from tests.commands import dtbench
 
 PUBLISHED = Path(__file__).parents[2] / "leaderboards" / "results"
 DT = "d4rl-short@1/local/quick/dt/hopper-medium"
@@ -183,18 +183,20 @@ def test_the_published_results_keep_the_rules():
     assert errors(PUBLISHED) == []
 
 
-def test_a_replay_repeats_the_returns_and_notices_others(tmp_path):
-    dtbench(*RUN, "--model", "dt", "--output", tmp_path)
+def test_a_replay_repeats_the_returns_and_notices_others(finished_run, tmp_path):
+    shutil.copytree(finished_run.parents[5], tmp_path, dirs_exist_ok=True)
     (done,) = replay(tmp_path, 1)
     assert done.is_equal
-    assert str(done).startswith("equal: d4rl-short@1/local/smoke/dt/hopper-medium/seed-0.json: 2 episodes")
+    assert str(done).startswith(
+        f"equal: d4rl-short@1/local/smoke/{finished_run.parents[1].name}/hopper-medium/seed-0.json: 3 episodes"
+    )
     (file,) = tmp_path.glob("*@*/*/*/*/*/seed-0.json")
     result = read_result(file)
     returns = [result.scores.returns[0] + 1.0, *result.scores.returns[1:]]
     write_result(file, replace(result, scores=replace(result.scores, returns=returns)))
     (done,) = replay(tmp_path, 1)
-    assert (done.is_equal, done.differing, done.episodes) == (False, 1, 2)
-    assert "1 of 2 episodes have another return" in str(done)
+    assert (done.is_equal, done.differing, done.episodes) == (False, 1, 3)
+    assert "1 of 3 episodes have another return" in str(done)
     with pytest.raises(ConfigError, match=r"has 1 finished runs.*--replay asks for 2"):
         list(replay(tmp_path, 2))
     (file.with_suffix("") / "final.ckpt").write_bytes(b"damaged")
