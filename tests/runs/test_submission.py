@@ -187,9 +187,8 @@ def test_a_replay_repeats_the_returns_and_notices_others(finished_run, tmp_path)
     shutil.copytree(finished_run.parents[5], tmp_path, dirs_exist_ok=True)
     (done,) = replay(tmp_path, 1)
     assert done.is_equal
-    assert str(done).startswith(
-        f"equal: d4rl-short@1/local/smoke/{finished_run.parents[1].name}/hopper-medium/seed-0.json: 3 episodes"
-    )
+    model = finished_run.parents[1].name
+    assert str(done).startswith(f"equal: d4rl-short@1/local/smoke/{model}/hopper-medium/seed-0.json: 3 episodes")
     (file,) = tmp_path.glob("*@*/*/*/*/*/seed-0.json")
     result = read_result(file)
     returns = [result.scores.returns[0] + 1.0, *result.scores.returns[1:]]
