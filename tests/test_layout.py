@@ -13,11 +13,12 @@ PACKAGE = Path(__file__).parents[1] / "dtbench"
 #: From the ground up: a room imports from rooms before it, and from rooms beside it on its own floor only as listed.
 FLOORS = (
     {"_version", "errors", "resources", "determinism", "processes", "signals", "atomic", "hardware"},
-    {"console", "spaces"},
+    {"console", "spaces", "figures"},
     {"locks"},
     {"suites", "environments", "config"},
     {"data", "models", "registry", "evaluation", "analysis", "results"},
     {"runs"},
+    {"api"},
     {"testing", "cli", "__main__", "__init__"},
 )
 BESIDE = {

@@ -9,7 +9,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-_STYLE: dict[Any, Any] = {"svg.hashsalt": "dtbench", "font.size": 8}
+from dtbench.figures import STYLE, save
+
+#: A heat map has a frame around it, and its cells are small.
+_STYLE = {**STYLE, "font.size": 8, "axes.titlesize": 8, "axes.spines.top": True, "axes.spines.right": True}
 
 
 def markov_heat_map(content: dict[str, Any], title: str, file: Path) -> None:
@@ -80,5 +83,4 @@ def _heat_map(
 
 def _save(figure: Figure, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"Date": None} if file.suffix == ".svg" else None
-    figure.savefig(file, dpi=150, metadata=metadata)
+    save(figure, file)

@@ -14,8 +14,10 @@ from dtbench.cli.check import check_model
 from dtbench.cli.data import data_app
 from dtbench.cli.models import analyze_app, backbone_app
 from dtbench.cli.output import Json, Overrides, echo_json, echo_rows, echo_yaml
+from dtbench.cli.plot import plot_app
 from dtbench.cli.results import compare, evaluate, leaderboard, record
 from dtbench.cli.run import run
+from dtbench.cli.sharing import pull, push, results_app
 from dtbench.cli.status import clean, status
 
 app = typer.Typer(
@@ -33,8 +35,10 @@ app.add_typer(list_app, name="list")
 app.add_typer(show_app, name="show")
 app.add_typer(data_app, name="data")
 app.add_typer(analyze_app, name="analyze")
+app.add_typer(plot_app, name="plot")
+app.add_typer(results_app, name="results")
 app.add_typer(backbone_app, name="backbone")
-for _command in (run, status, evaluate, record, leaderboard, compare, clean):
+for _command in (run, status, evaluate, record, leaderboard, compare, push, pull, clean):
     app.command()(_command)
 app.command("check-model")(check_model)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dtbench.cli.output import Json, OnlyPreset, OnlySuite, OnlyTasks, echo_json, split
 from dtbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dtbench.results.sections import Selection
 
 
 def evaluate(
@@ -44,6 +47,9 @@ def record(
     out: Annotated[Path, typer.Option(help="Video file to write, e.g. hopper.mp4 or hopper.gif.")],
     target: Annotated[float | None, typer.Option(help="Return to ask for. Default: the score target.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the environment.")] = 0,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Show the return-to-go and the rewards beside the environment.")
+    ] = False,
 ) -> None:
     """Film one episode of a trained run (needs the extra `video`)."""
     from dtbench.console import resumable
@@ -53,16 +59,19 @@ def record(
     run = open_run(folder)
     with resumable():
         wanted = run.record.task.score_target if target is None else target
-        done = film(run.module, run.protocol, wanted, out, seed, run.config.hardware.precision)
+        done = film(run.module, run.protocol, wanted, out, seed, run.config.hardware.precision, overlay=overlay)
     typer.echo(f"Wrote {out}: {done.lengths[0]} steps, return {done.returns[0]:.1f}")
 
 
 def leaderboard(
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Folder of results.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Markdown file to write; figures go beside it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; figures go beside one of markdown.")] = None,
     task: OnlyTasks = [],  # noqa: B006
     preset: OnlyPreset = None,
     suite: OnlySuite = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="markdown; for programs csv or json; for papers latex (booktabs).")
+    ] = "markdown",
     protocols: Annotated[
         bool,
         typer.Option("--protocols", help="Score the runs by last and best evaluation, best target, online budget."),
@@ -77,11 +86,11 @@ def leaderboard(
         ),
     ] = False,
 ) -> None:
-    """Render the results of a folder, or the boards of a list, as markdown tables and SVG figures."""
+    """Render the results of a folder, or the boards of a list: markdown with figures, or CSV, JSON, LaTeX."""
     if boards is not None:
-        if folder or out or task or preset or suite or protocols:
+        if folder or out or task or preset or suite or protocols or format_ != "markdown":
             raise ConfigError(
-                "--boards takes no DIR, --out, --task, --preset, --suite or --protocols: its file says them."
+                "--boards takes no DIR, --out, --task, --preset, --suite, --format or --protocols: its file says them."
             )
         _boards(boards, check)
         return
@@ -94,8 +103,13 @@ def leaderboard(
         raise ConfigError("Name the folder of results (DIR), or --boards FILE for a list of boards.")
     if check and out is None:
         raise ConfigError("--check needs --out FILE, the leaderboard to compare with.")
-    render = protocol_page.page if protocols else ranking.page
     only = Selection(suite, split(task), preset)
+    if format_ != "markdown":
+        if protocols or check:
+            raise ConfigError("--protocols and --check are for markdown; leave --format out.")
+        _export(folder, only, format_, out)
+        return
+    render = protocol_page.page if protocols else ranking.page
     page = render(*read_folder(folder), only, figures=out.stem if out else None)
     if out is None:
         typer.echo(page.text)
@@ -106,6 +120,20 @@ def leaderboard(
     else:
         page.write(out)
         typer.echo(f"Wrote {out}")
+
+
+def _export(folder: Path, only: Selection, name: str, out: Path | None) -> None:
+    from dtbench import atomic
+    from dtbench.results.exports import export
+    from dtbench.results.frames import read_all
+
+    text = export(read_all(folder), only, name)
+    if out is None:
+        typer.echo(text.rstrip("\n"))
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(out, text)
+    typer.echo(f"Wrote {out}")
 
 
 def _boards(file: Path, check: bool) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dtbench.environments.make import make_environment
 from dtbench.errors import ConfigError, DtbenchError
@@ -28,8 +31,19 @@ def record(
     file: Path,
     seed: int = 0,
     precision: str = FLOAT32,
+    *,
+    overlay: bool = False,
 ) -> Episodes:
     """Roll out one episode and write it as a video, in the environment's own frame rate.
+
+    Args:
+        policy: the policy, in evaluation mode.
+        protocol: how it is evaluated.
+        target: return to ask for, in units of the environment's return.
+        file: the video; its suffix decides the format.
+        seed: the environment is reset with a function of it.
+        precision: the training's.
+        overlay: show the return-to-go and the rewards beside the environment.
 
     Raises:
         ConfigError: imageio is missing, the environment cannot render here, or the file cannot be written.
@@ -38,17 +52,7 @@ def record(
         import imageio.v2 as imageio
     except ImportError as error:
         raise ConfigError("Videos need imageio: pip install 'dtbench[video]'.") from error
-    frames: list[Any] = []
-    rate = 30
-
-    def watch(env: gym.Env[Any, Any]) -> None:
-        nonlocal rate
-        rate = int(env.metadata.get("render_fps", rate))
-        try:
-            frames.append(env.render())
-        except Exception as error:
-            raise _cannot_render(protocol.env_id, error) from error
-
+    film = _Film(protocol.env_id)
     prepare_rendering()
     try:
         make_environment(protocol.env_id, protocol.max_episode_steps, "rgb_array", protocol.env_kwargs).close()
@@ -56,13 +60,43 @@ def record(
         raise
     except Exception as error:  # e.g. MuJoCo's own import fails where MUJOCO_GL names a library that is missing
         raise _cannot_render(protocol.env_id, error) from error
-    done = evaluate(policy, protocol, target, 1, seed, torch.device("cpu"), watch, precision)
+    done = evaluate(policy, protocol, target, 1, seed, torch.device("cpu"), film, precision)
+    frames: Iterable[Any] = film.frames
+    if overlay:
+        from dtbench.evaluation.overlay import beside_curves
+
+        frames = beside_curves(film.frames, film.returns_to_go, film.rewards)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        imageio.mimwrite(file, frames, fps=rate, **({} if file.suffix == ".gif" else {"macro_block_size": None}))
+        options = {} if file.suffix == ".gif" else {"macro_block_size": None}
+        writer: Any  # imageio types the writers of one of its plugins only
+        with imageio.get_writer(file, mode="I", fps=film.rate, **options) as writer:
+            for frame in frames:
+                writer.append_data(frame)
     except (OSError, ValueError) as error:
         raise ConfigError(f"The video {file} cannot be written: {error}.") from error
     return done
+
+
+class _Film:
+    """Keeps the picture before each step, what the policy is asked for there, and the reward that the step brings."""
+
+    def __init__(self, env_id: str) -> None:
+        self.env_id, self.rate = env_id, 30
+        self.frames: list[NDArray[np.uint8]] = []
+        self.returns_to_go: list[float] = []
+        self.rewards: list[float] = []
+
+    def before(self, env: gym.Env[Any, Any], return_to_go: float) -> None:
+        self.rate = int(env.metadata.get("render_fps", self.rate))
+        try:
+            self.frames.append(np.asarray(env.render(), dtype=np.uint8))
+        except Exception as error:
+            raise _cannot_render(self.env_id, error) from error
+        self.returns_to_go.append(return_to_go)
+
+    def after(self, reward: float) -> None:
+        self.rewards.append(float(reward))
 
 
 def prepare_rendering() -> None:

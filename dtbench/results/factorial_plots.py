@@ -10,9 +10,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from dtbench.figures import STYLE, plain, save
 from dtbench.results import stats
 from dtbench.results.factorial import Design, Effect, Scores
-from dtbench.results.plots import COLOURS, LINES, STYLE, plain, save
+from dtbench.results.plots import COLOURS, LINES
 
 
 def effects(computed: Sequence[Effect], title: str, file: Path) -> None:

@@ -17,21 +17,15 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from dtbench.figures import STYLE, plain, save
 from dtbench.registry import MODELS
 from dtbench.results import stats
 from dtbench.results.bandit import BUDGETS
 from dtbench.results.protocols import LAST, Protocols
 from dtbench.results.sections import Row, Section
+from dtbench.results.text import either
 
 _TITLES = {"iqm": "IQM", "median": "Median", "mean": "Mean", "optimality_gap": "Optimality gap"}
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "dtbench",
-    "font.size": 9,
-    "figure.titlesize": 10,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 #: Of each model in the registry's order, then of others: Paul Tol's muted scheme and some of his other ones.
 COLOURS = (
     "#332288", "#cc6677", "#117733", "#ddaa33", "#88ccee", "#6699cc", "#0077bb", "#999933",
@@ -43,8 +37,8 @@ _MOST_CURVES = 8
 
 
 @dataclass(frozen=True)
-class _Curve:
-    """How a row is drawn."""
+class Curve:
+    """How a row of a section is drawn."""
 
     row: Row
     colour: str
@@ -56,13 +50,17 @@ class _Curve:
         return plain(self.row.label)
 
 
-def _curves(section: Section) -> list[_Curve]:
-    """Return the complete rows, the best first, with a colour per model and a line style per variant."""
-    rows = [row for row in section.rows if row.label in section.complete]
-    models = list(dict.fromkeys([*MODELS, *sorted({row.model for row in rows})]))
-    variants = sorted({_variant(row) for row in rows} | {""})
+def curves_of(section: Section) -> list[Curve]:
+    """Return the complete rows, the best first."""
+    return styles_of(section, [row for row in section.rows if row.label in section.complete])
+
+
+def styles_of(section: Section, rows: Sequence[Row]) -> list[Curve]:
+    """Return how rows of a section are drawn: a colour per model, and a line style per variant of the section."""
+    models = list(dict.fromkeys([*MODELS, *sorted({row.model for row in section.rows})]))
+    variants = sorted({_variant(row) for row in section.rows} | {""})
     return [
-        _Curve(
+        Curve(
             row,
             COLOURS[models.index(row.model) % len(COLOURS)],
             LINES[variants.index(_variant(row)) % len(LINES)],
@@ -77,7 +75,7 @@ def _variant(row: Row) -> str:
 
 def intervals(section: Section, file: Path) -> None:
     """Draw the four aggregates of the complete rows; a row without an interval has a point and no bar."""
-    curves, leaders = _curves(section), section.leaders
+    curves, leaders = curves_of(section), section.leaders
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 1.9 + 0.35 * len(curves)), layout="constrained")
         panels = figure.subplots(1, len(_TITLES), sharey=True, squeeze=False)[0]
@@ -92,12 +90,12 @@ def intervals(section: Section, file: Path) -> None:
             panel.grid(axis="x", alpha=0.3)
         for curve, text in zip(curves, panels[0].get_yticklabels(), strict=True):
             text.set_fontweight("bold" if curve.row.label in leaders else "normal")
-        _set_title(figure, "Aggregate scores, 95 % intervals (bold: not separable from the best)", section, width=110)
+        set_title(figure, "Aggregate scores, 95 % intervals (bold: not separable from the best)", section, width=110)
         figure.supxlabel("normalised score × 100", fontsize=9)
         save(figure, file)
 
 
-def _draw_estimate(panel: Any, place: int, estimate: stats.Estimate, curve: _Curve) -> None:
+def _draw_estimate(panel: Any, place: int, estimate: stats.Estimate, curve: Curve) -> None:
     if estimate.interval is not None:
         low, high = (100 * bound for bound in estimate.interval)
         bar = {"left": low, "height": 0.6}
@@ -108,7 +106,7 @@ def _draw_estimate(panel: Any, place: int, estimate: stats.Estimate, curve: _Cur
 
 def profile(section: Section, file: Path) -> None:
     """Draw the share of runs above each score, with bands where there are three seeds; at most eight curves a panel."""
-    groups = _panels(_curves(section))
+    groups = panels_of(curves_of(section))
     highest = max(1.0, *(float(matrix.max()) for matrix in section.complete.values()))
     thresholds = np.linspace(0, highest, 101)
     with matplotlib.rc_context(STYLE):
@@ -125,7 +123,7 @@ def profile(section: Section, file: Path) -> None:
             axes.grid(alpha=0.3)
             axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), handlelength=3.5)
         panels[-1].set_xlabel("normalised score τ × 100")
-        _set_title(figure, "Performance profiles with 95 % bands for each score", section, width=95)
+        set_title(figure, "Performance profiles with 95 % bands for each score", section, width=95)
         save(figure, file)
 
 
@@ -135,8 +133,8 @@ def budgets(section: Section, found: Mapping[str, Protocols], file: Path) -> Non
     Args:
         found: label → scores of the complete rows.
     """
-    curves = [curve for curve in _curves(section) if curve.row.label in found]
-    groups, places = _panels(curves), np.arange(1, len(BUDGETS) + 1)
+    curves = [curve for curve in curves_of(section) if curve.row.label in found]
+    groups, places = panels_of(curves), np.arange(1, len(BUDGETS) + 1)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 0.9 + 2.8 * len(groups)), layout="constrained")
         panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
@@ -158,19 +156,19 @@ def budgets(section: Section, found: Mapping[str, Protocols], file: Path) -> Non
         names = ["last checkpoint,\nscore target", *map(str, BUDGETS), "all means\nknown"]
         panels[-1].set_xticks(range(len(names)), names)
         panels[-1].set_xlabel("episodes spent on choosing among the targets of all runs")
-        _set_title(
+        set_title(
             figure, "What a budget of evaluation episodes deploys (bands: 95 % jackknife intervals)", section, width=95
         )
         save(figure, file)
 
 
-def _panels(curves: Sequence[_Curve]) -> list[list[_Curve]]:
+def panels_of(curves: Sequence[Curve]) -> list[list[Curve]]:
     """Divide curves into panels of at most eight; the variants of a model share a panel if they fit into one."""
-    by_model: dict[str, list[_Curve]] = {}
+    by_model: dict[str, list[Curve]] = {}
     for curve in curves:
         by_model.setdefault(curve.row.model, []).append(curve)
     even = math.ceil(len(curves) / math.ceil(len(curves) / _MOST_CURVES))
-    panels: list[list[_Curve]] = [[]]
+    panels: list[list[Curve]] = [[]]
     for group in by_model.values():
         for part in (group[start : start + _MOST_CURVES] for start in range(0, len(group), _MOST_CURVES)):
             is_full = len(panels[-1]) >= even or len(panels[-1]) + len(part) > _MOST_CURVES
@@ -180,16 +178,9 @@ def _panels(curves: Sequence[_Curve]) -> list[list[_Curve]]:
     return panels
 
 
-def _set_title(figure: Figure, what: str, section: Section, width: int) -> None:
-    lines = textwrap.wrap(plain(section.title), width)
+def set_title(figure: Figure, what: str, section: Section, width: int) -> None:
+    """Say what a figure shows, and of which suite, source, preset and how many seeds."""
+    counts = section.seed_counts
+    seeds = f"{either(counts)} {'seed' if counts == [1] else 'seeds'}"
+    lines = textwrap.wrap(plain(f"{section.title} · {seeds}"), width)
     figure.suptitle("\n".join([what, *lines]))
-
-
-def plain(text: str) -> str:
-    """Return text without the dollar signs' meaning, which is mathematics to matplotlib."""
-    return text.replace("$", r"\$")
-
-
-def save(figure: Figure, file: Path) -> None:
-    """Write a figure; an SVG has no date, so that equal scores give equal bytes."""
-    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)

@@ -222,6 +222,23 @@ def sections(results: Sequence[Result], selection: Selection = EVERYTHING) -> li
     return [section for key in sorted(groups) for section in _sections(key, groups[key], selection)]
 
 
+def one_section(results: Sequence[Result], selection: Selection = EVERYTHING) -> tuple[Section, list[str]]:
+    """Return the one section that a figure shows, and the titles of those that differ from it in their data only.
+
+    Raises:
+        UnknownNameError: a suite, task or preset without results.
+        ResultError: no run of the selection is finished, or it holds several suites, sources or presets.
+    """
+    found = [section for section in sections(results, selection) if section.rows]
+    if not found:
+        raise ResultError("No run of the selection is finished; there is nothing to draw.")
+    kinds = {(section.suite, section.source, section.preset): section.title for section in reversed(found)}
+    if len(kinds) > 1:
+        listed = "; ".join(sorted(kinds.values()))
+        raise ResultError(f"A figure shows one of these; choose with --suite, --preset or --source: {listed}.")
+    return found[0], [section.title for section in found[1:]]
+
+
 def _sections(key: tuple[str, str, str], results: list[Result], selection: Selection) -> list[Section]:
     """Split one suite, source and preset into sections; each column of a section holds one dataset, scored in one way.
 

@@ -238,11 +238,7 @@ class RunFolder:
 
     def read_holder(self) -> dict[str, str]:
         """Return host, process and start of who works on the run; empty if it is not known."""
-        try:
-            content = json.loads(self.holder.read_text(encoding="utf-8"))
-            return {str(key): str(value) for key, value in content.items()}
-        except (OSError, ValueError, AttributeError):
-            return {}
+        return _read_object(self.holder)
 
     def clear(self) -> None:
         """Delete everything but the lock; call it while holding the lock."""
@@ -265,6 +261,26 @@ class RunFolder:
         except (OSError, ValueError, TypeError):
             return Progress()
 
+    @property
+    def origin(self) -> Path:
+        """From where on the model hub the weights are, of a run that was fetched."""
+        return self.path / "origin.json"
+
+    def write_origin(self, repo: str, recorded: str | None, checksum: str) -> None:
+        """Note that the checkpoint was made from a repository's weights.
+
+        Args:
+            repo: id of the repository.
+            recorded: checksum of the checkpoint in the result.
+            checksum: of the checkpoint here.
+        """
+        content = {"repo": repo, "recorded": recorded, "checkpoint_sha256": checksum}
+        atomic.write_text(self.origin, json.dumps(content, indent=2) + "\n")
+
+    def read_origin(self) -> dict[str, str]:
+        """Return what `write_origin` noted; empty for a run that was trained here."""
+        return _read_object(self.origin)
+
     def log_tail(self, lines: int = 20) -> list[str]:
         """Return the last lines of the log; empty if there is none."""
         try:
@@ -273,6 +289,15 @@ class RunFolder:
                 return file.read().decode("utf-8", errors="replace").splitlines()[-lines:]
         except OSError:
             return []
+
+
+def _read_object(file: Path) -> dict[str, str]:
+    """Return a JSON object's values as text; empty where it cannot be read."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return {str(key): str(value) for key, value in content.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def set_aside(file: Path, reason: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from dtbench import atomic
@@ -65,16 +66,29 @@ class RunRecord:
             ConfigError: it is missing, or damaged; the message names the field.
         """
         try:
-            content = json.loads(folder.record.read_text(encoding="utf-8"))
-            if "dims" in content:  # as it was called when all observations were vectors
-                content["spaces"] = content.pop("dims")
-            record: RunRecord = parse(cls, content, str(folder.record))
+            return cls.read_file(folder.record)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigError(
                 f"{folder.path} is not the folder of a run (it has no {folder.record.name}): name …/seed-<n>."
             ) from error
+
+    @classmethod
+    def read_file(cls, file: Path) -> RunRecord:
+        """Read what `write` wrote.
+
+        Raises:
+            ConfigError: it is damaged; the message names the field.
+            FileNotFoundError, NotADirectoryError: it is not there.
+        """
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if "dims" in content:  # as it was called when all observations were vectors
+                content["spaces"] = content.pop("dims")
+            record: RunRecord = parse(cls, content, str(file))
+        except (FileNotFoundError, NotADirectoryError):
+            raise
         except (OSError, ValueError, ResultError) as error:
-            raise ConfigError(f"{folder.record} is damaged ({error}); train the run again.") from error
+            raise ConfigError(f"{file} is damaged ({error}); train the run again.") from error
         return record
 
     @property

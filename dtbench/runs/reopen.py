@@ -91,7 +91,7 @@ def open_run(path: str | Path) -> OpenedRun:
     record = RunRecord.read(folder)
     if not folder.final.is_file():
         raise ConfigError(f"The run in {path} is not trained yet (it has no {folder.final.name}); run it first.")
-    _check_weights(folder)
+    check_weights(folder)
     entry = record.model_entry
     config = from_dict(record.model.config, entry.options)
     module = _build(record, config)
@@ -125,15 +125,26 @@ def _build(record: RunRecord, config: RunConfig) -> OfflineModule:
     return record.model_entry.load()(config, Spaces.of(record.spaces), record.seed)
 
 
-def _check_weights(folder: RunFolder) -> None:
-    """Compare the weights with the checksum in the run's result, where there is one."""
+def check_weights(folder: RunFolder) -> None:
+    """Compare the weights with the checksum in the run's result, where there is one.
+
+    Weights from the model hub are another file of the same tensors: they are compared with what `pull` wrote.
+
+    Raises:
+        ConfigError: they are others.
+    """
     from dtbench.runs.training import sha256
 
     try:
         training = read_result(folder.path.with_name(f"{folder.path.name}.json")).training
     except ResultError:
         return  # no result, or an older one: the weights still load or do not
-    if training is not None and training.checkpoint_sha256 not in (None, sha256(folder.final)):
+    if training is None or training.checkpoint_sha256 is None:
+        return
+    origin = folder.read_origin()
+    is_fetched = origin.get("recorded") == training.checkpoint_sha256
+    expected = origin.get("checkpoint_sha256") if is_fetched else training.checkpoint_sha256
+    if expected != sha256(folder.final):
         raise ConfigError(
             f"{folder.final} is not the file that the result was measured with (its SHA-256 differs); "
             "restore it, or run again with --existing rerun."

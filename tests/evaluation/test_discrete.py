@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from dtbench.evaluation.acting import BLOCK
 from dtbench.evaluation.actions import ActionChoice
-from dtbench.evaluation.rollout import BLOCK, EvaluationProtocol, episode_seeds, evaluate
+from dtbench.evaluation.rollout import EvaluationProtocol, episode_seeds, evaluate
 from dtbench.spaces import Discrete, Frames, Spaces, Vector, unit_box
 from dtbench.testing import model_config, windows
 

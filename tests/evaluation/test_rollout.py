@@ -12,7 +12,8 @@ import torch
 
 from dtbench.environments.make import make_environment
 from dtbench.errors import ConfigError, DataError, DtbenchError
-from dtbench.evaluation.rollout import BLOCK, EvaluationProtocol, episode_seeds, evaluate, evaluate_together
+from dtbench.evaluation.acting import BLOCK
+from dtbench.evaluation.rollout import EvaluationProtocol, episode_seeds, evaluate, evaluate_together
 from dtbench.models.base import OfflineModule
 from dtbench.registry import model_entry
 from dtbench.testing import model_config

@@ -331,7 +331,7 @@ def test_curves_have_a_colour_per_model_and_a_line_style_per_variant():
         *(samples.changed("backbone=scratch", model=model, **scratch) for model in ("lamo", "gpt2_dt")),
     ]
     (section,) = sections(results, Selection(tasks=["hopper-medium"]))
-    curves = {curve.row.label: curve for curve in plots._curves(section)}
+    curves = {curve.row.label: curve for curve in plots.curves_of(section)}
     own, changed = (
         [curves[name] for name in ("lamo", "gpt2_dt")],
         [curves[f"{name} backbone=scratch"] for name in ("lamo", "gpt2_dt")],
@@ -350,7 +350,7 @@ def test_every_model_of_ours_has_a_colour_of_its_own():
 def test_a_panel_has_eight_curves_at_most_and_a_legend_beside_it(tmp_path, monkeypatch):
     results = [samples.result(f"model{number}", score=0.03 * number) for number in range(18)]
     (section,) = sections(results, Selection(tasks=["hopper-medium"]))
-    panels = plots._panels(plots._curves(section))
+    panels = plots.panels_of(plots.curves_of(section))
     assert [len(panel) for panel in panels] == [6, 6, 6]
     drawn = []
     monkeypatch.setattr(plots, "save", lambda figure, file: (figure.canvas.draw(), drawn.append(figure)))

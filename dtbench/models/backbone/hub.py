@@ -42,7 +42,7 @@ def from_hub(repo: str, *filenames: str, kind: str = "model", alternatives: str)
             raise ConfigError(
                 f"{repo!r} is neither a folder nor a possible id of the model hub; {alternatives}."
             ) from error
-    if not _reachable(constants.ENDPOINT):
+    if not hub_is_reachable(constants.ENDPOINT):
         raise SourceError(f"The {kind} {repo!r} is not cached and the model hub cannot be reached; {alternatives}.")
     for filename in filenames:
         try:
@@ -57,7 +57,7 @@ def from_hub(repo: str, *filenames: str, kind: str = "model", alternatives: str)
     raise SourceError(f"The model hub has no {filenames[0]} for {repo!r}; {alternatives}.")
 
 
-def _reachable(endpoint: str) -> bool:
+def hub_is_reachable(endpoint: str) -> bool:
     """Say within seconds whether the hub can be reached: its own client retries for much longer."""
     from urllib.parse import urlparse
 
