@@ -16,6 +16,7 @@ from dtbench.cli.models import analyze_app, backbone_app
 from dtbench.cli.output import Json, Overrides, echo_json, echo_rows, echo_yaml
 from dtbench.cli.results import compare, evaluate, leaderboard, record
 from dtbench.cli.run import run
+from dtbench.cli.site import site
 from dtbench.cli.status import clean, status
 
 app = typer.Typer(
@@ -34,7 +35,7 @@ app.add_typer(show_app, name="show")
 app.add_typer(data_app, name="data")
 app.add_typer(analyze_app, name="analyze")
 app.add_typer(backbone_app, name="backbone")
-for _command in (run, status, evaluate, record, leaderboard, compare, clean):
+for _command in (run, status, evaluate, record, leaderboard, compare, site, clean):
     app.command()(_command)
 app.command("check-model")(check_model)
 
