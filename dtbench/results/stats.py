@@ -274,7 +274,7 @@ def probability_of_improvement(a: Scores, b: Scores, repetitions: int = REPETITI
 def _drawn_pairs(
     runs_a: int, runs_b: int, tasks: int, repetitions: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return rliable's independent resamples of two matrices: how often each holds each run, (repetitions, runs, tasks).
+    """Return how often rliable's independent resamples of two matrices hold each run: (repetitions, runs, tasks) each.
 
     They depend on the shapes only, so that all pairs of a table with these numbers of runs share them.
     """

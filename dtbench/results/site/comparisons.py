@@ -11,7 +11,7 @@ from dtbench.results.text import coverage_text, p_text
 
 
 def pairs(section: Section) -> dict[str, Any]:
-    """Return "place of a,place of b" → texts, the one that ranks higher first; pairs without a common task are left out.
+    """Return "place of a,place of b" → texts, the higher ranked first; pairs without a common task are left out.
 
     The order is the ranking's, as a user of `dtbench compare` would type it: the intervals of P(A > B) and of P(B > A)
     come from different resamples, so that only one of the two is shown.

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dtbench.errors import DtbenchError
 from dtbench.results.schema import DONE, Result
 from dtbench.results.site import figures
-from dtbench.results.site.section_page import Place
+from dtbench.results.site.section_page import Place, shipped_suite
 from dtbench.results.text import either
-from dtbench.suites.suites import Suite, Task, load_suite, suite_names
+from dtbench.suites.suites import Task
 
 
 @dataclass(frozen=True)
@@ -142,14 +141,8 @@ def _task(suite: str, task: str, result: Result) -> dict[str, Any]:
 
 def _shipped(suite: str, task: str) -> Task | None:
     """Return the task of a shipped suite of this version."""
-    name = suite.partition("@")[0]
-    if name not in suite_names():
-        return None
-    try:
-        loaded: Suite = load_suite(name)
-        return loaded.task(task) if loaded.id == suite else None
-    except DtbenchError:
-        return None
+    shipped = shipped_suite(suite)
+    return next((entry for entry in shipped.tasks if entry.id == task), None) if shipped else None
 
 
 def _where(name: str, places: Sequence[Place]) -> list[dict[str, Any]]:

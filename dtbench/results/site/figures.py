@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -216,13 +217,13 @@ def _during(evaluations: Sequence[tuple[int, float]] | None) -> dict[int, float]
 
 def histogram(counts: Sequence[int], edges: Sequence[float]) -> Figure:
     """Return the returns of a dataset's episodes as bars."""
-    middles = [(low + high) / 2 for low, high in zip(edges, edges[1:], strict=False)]
-    texts = [f"{low:,.1f} to {high:,.1f}" for low, high in zip(edges, edges[1:], strict=False)]
+    middles = [(low + high) / 2 for low, high in pairwise(edges)]
+    texts = [f"{low:,.1f} to {high:,.1f}" for low, high in pairwise(edges)]
     bar = {
         "type": "bar",
         "x": [_rounded(middle) for middle in middles],
         "y": list(counts),
-        "width": [_rounded(high - low, 4) for low, high in zip(edges, edges[1:], strict=False)],
+        "width": [_rounded(high - low, 4) for low, high in pairwise(edges)],
         "customdata": texts,
         "hovertemplate": "return %{customdata}: %{y:,} episodes<extra></extra>",
         "meta": {"accent": ["marker.color"]},

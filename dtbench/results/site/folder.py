@@ -32,7 +32,7 @@ def check(out: Path) -> list[str]:
         return []
     if MANIFEST not in held:
         raise ConfigError(
-            f"--out {out} holds files that `dtbench site` did not write (e.g. {held[0]}); name a new or an empty folder."
+            f"--out {out} holds files that `dtbench site` did not write (e.g. {held[0]}); name a new or empty folder."
         )
     return _listed(out / MANIFEST)
 
@@ -61,7 +61,9 @@ def write(out: Path, files: Mapping[str, bytes]) -> None:
     before = check(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _list(out, sorted({*before, *files}))  # before the first file: an interruption leaves nothing that is not listed
+        _list(
+            out, sorted({*before, *files})
+        )  # before the first file: an interruption leaves nothing that is not listed
         for name, content in files.items():
             file = out / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +81,7 @@ def _list(out: Path, files: list[str]) -> None:
 
 
 def _remove(out: Path, name: str) -> None:
-    """Remove a file of an earlier site, and the folders that it leaves empty; a path out of the site is not followed."""
+    """Remove a file of an earlier site and the folders that it leaves empty; never one outside the site."""
     file = out / name
     if not file.resolve().is_relative_to(out.resolve()):
         return

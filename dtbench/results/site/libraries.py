@@ -1,7 +1,8 @@
 """The scripts of others that the site carries along: plotly.js from plotly, DataTables from itables.
 
-Both packages hold their script whole, so that nothing is loaded from elsewhere. itables' bundle (DataTables 2 with jQuery
-and its buttons) is a module, which browsers refuse to load from a disk; its exports are turned into one global name.
+Both packages hold their script whole, so that nothing is loaded from elsewhere. itables' bundle (DataTables 2 with
+jQuery and its buttons) is a module, which browsers refuse to load from a disk; its exports are turned into one global
+name.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def as_script(module: str) -> str:
     """
     found = list(_EXPORTS.finditer(module))
     last = found[-1] if found else None
-    names = dict(reversed(pair.split(" as ")) for pair in last[1].split(",") if " as " in pair) if last else {}
+    pairs = [pair.strip().split(" as ") for pair in last[1].split(",")] if last else []
+    names = {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
     if last is None or "default" not in names:
         raise ConfigError(f"itables' bundle of DataTables has another form; install a known version: {INSTALL}.")
     return f"(()=>{{{module[: last.start()]}window.DataTable={names['default']};{module[last.end() :]}}})();"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from dtbench.errors import DtbenchError
 from dtbench.registry import MODELS, ModelEntry, models
@@ -134,16 +134,9 @@ def _configs(row: Row) -> dict[str, tuple[str, set[str]]]:
     for result in (result for results in row.cells.values() for result in results):
         digits = result.model.config_hash
         if digits not in found:
-            found[digits] = (_yaml(result.model.config), set())
+            found[digits] = (yaml.safe_dump(result.model.config, sort_keys=False, allow_unicode=True).rstrip(), set())
         found[digits][1].add(result.task.id)
     return found
-
-
-def _yaml(config: Mapping[str, Any]) -> str:
-    try:
-        return OmegaConf.to_yaml(OmegaConf.create(dict(config))).rstrip()
-    except Exception:  # noqa: BLE001 - a record from elsewhere may hold what YAML or OmegaConf refuse
-        return str(dict(config))
 
 
 def _statuses(name: str, results: Sequence[Result]) -> str:
@@ -172,5 +165,3 @@ def _known() -> Mapping[str, ModelEntry]:
         return models()
     except DtbenchError:
         return MODELS
-
-

@@ -10,6 +10,7 @@ from dtbench.results.schema import DONE, Result
 from dtbench.results.site.section_page import Place, preset_description, summary
 from dtbench.results.site.styles import styles
 from dtbench.results.text import estimate_text
+from dtbench.results.tracking import episodes_by_target
 from dtbench.suites.suites import load_suite, suite_names
 
 #: Rows of a section that the first page shows.
@@ -30,9 +31,7 @@ def tiles(results: Sequence[Result]) -> list[tuple[str, str]]:
     """Return what was run, in numbers."""
     done = [result for result in results if result.status == DONE]
     hours = sum(result.measured.training.wall_s for result in done) / 3600
-    episodes = sum(
-        len(entry.returns) for result in done for entry in (result.measured.scores.per_target or {"": None}).values() if entry
-    )
+    episodes = sum(len(entry.returns) for result in done for entry in episodes_by_target(result).values())
     return [
         ("finished runs", f"{len(done):,}"),
         ("runs without a score", f"{len(results) - len(done):,}"),

@@ -44,7 +44,9 @@ def embed(content: Any) -> Any:
 def paper(text: str) -> Any:
     """Return a paper's name with its arXiv number as a link."""
     markupsafe = need("markupsafe")
-    return markupsafe.Markup(_ARXIV.sub(r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', str(markupsafe.escape(text))))
+    return markupsafe.Markup(
+        _ARXIV.sub(r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', str(markupsafe.escape(text)))
+    )
 
 
 def plain_link(href: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from dtbench.results.site.names import record_link
 from dtbench.results.site.render import markdown
 from dtbench.results.site.styles import Style, styles
 from dtbench.results.text import either, estimate_text, p_text
-from dtbench.suites.suites import load_suite, suite_names
+from dtbench.suites.suites import Suite, load_suite, suite_names
 
 #: What a cell without a number sorts as: below all numbers.
 _LAST = -1e9
@@ -163,7 +164,7 @@ def _curve_tables(section: Section) -> dict[str, list[tuple[str, str]]]:
 def summary(section: Section) -> str:
     """Say in one sentence who leads, and what cannot be told from it; no sentence is stronger than its p."""
     if section.best is None:
-        return "No row has a seed with every task, so that there is no ranking; the tasks stand for themselves below."
+        return "No row has a seed with every task, so that there is no ranking; each task stands for itself."
     first = section.estimates[section.best]["iqm"]
     said = f"{section.best} has the highest IQM, {estimate_text(first)}"
     others = [row.label for row in section.rows if row.label in section.leaders and row.label != section.best]
@@ -171,19 +172,28 @@ def summary(section: Section) -> str:
         return f"{said}; it is the only complete row."
     if others:
         return f"{said}; by their means over seeds, {', '.join(others)} cannot be told from it."
-    return f"{said}; by their means over seeds, every other complete row can be told from it (p < {stats.SIGNIFICANCE:g})."
+    return (
+        f"{said}; by their means over seeds, every other complete row can be told from it (p < {stats.SIGNIFICANCE:g})."
+    )
 
 
 def suite_description(suite: str) -> str:
     """Return what a shipped suite of this version says of itself; empty for others."""
+    shipped = shipped_suite(suite)
+    return shipped.description if shipped else ""
+
+
+@cache
+def shipped_suite(suite: str) -> Suite | None:
+    """Return the shipped suite of this name and version, `name@version`, or None; read once, as many pages ask."""
     name = suite.partition("@")[0]
     if name not in suite_names():
-        return ""
+        return None
     try:
         loaded = load_suite(name)
     except DtbenchError:  # a suite that cannot be read stops runs, not pages
-        return ""
-    return loaded.description if loaded.id == suite else ""
+        return None
+    return loaded if loaded.id == suite else None
 
 
 def preset_description(preset: str) -> str:
