@@ -234,7 +234,7 @@ def histogram(counts: Sequence[int], edges: Sequence[float]) -> Figure:
 
 def _figure(traces: Sequence[Figure], rows: Sequence[Row], styles: Styles, layout: Figure) -> Figure:
     """Return a figure with a line per row; the page makes it as high as the rows that are shown."""
-    heights = {row.label: max(26, 14 * (styles[row.label].tick.count("<br>") + 1) + 8) for row in rows}
+    heights = {row.label: max(26, 16 * (styles[row.label].tick.count("<br>") + 1) + 6) for row in rows}
     axis = {"type": "category", "autorange": "reversed", "automargin": True, "ticks": ""}
     return {"data": list(traces), "layout": {**layout, "yaxis": axis}, "heights": heights}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -53,8 +53,8 @@ def content(place: Place, model_paths: Mapping[str, str]) -> dict[str, Any]:
     """
     section = place.section
     look = styles(section.rows)
-    rows = [_row(section, row, place_, look, model_paths) for place_, row in enumerate(section.rows)]
-    drawn = _figures(section, look)
+    tasks = [task for task in section.tasks if any(row.cells.get(task) for row in section.rows)]
+    rows = [_row(section, tasks, row, look, model_paths) for row in section.rows]
     return {
         "title": place.title,
         "section": section,
@@ -62,12 +62,14 @@ def content(place: Place, model_paths: Mapping[str, str]) -> dict[str, Any]:
         "suite_text": suite_description(section.suite),
         "preset_text": preset_description(section.preset),
         "rows": rows,
+        "tasks": tasks,
+        "empty_tasks": [task for task in section.tasks if task not in tasks],
         "models": list(dict.fromkeys(row["model"] for row in rows)),
         "backbones": sorted({row["backbone"] for row in rows}),
         "measures": figures.MEASURES,
         "runs": len(section.finished),
         "profile_table": figures.profile_table(section) if section.complete else None,
-        "curve_tables": _curve_tables(section),
+        "curve_tables": _curve_tables(section, tasks),
         "has_curves": figures.has_curves(section),
         "reference": either(sorted({result.task.reference.table for result in section.finished})),
         "seeds": either(section.seed_counts),
@@ -78,17 +80,17 @@ def content(place: Place, model_paths: Mapping[str, str]) -> dict[str, Any]:
         "fewest": stats.FEWEST_SEEDS,
         "page_data": {
             "rows": [_row_data(row) for row in rows],
-            "figures": drawn,
+            "figures": _figures(section, tasks, look),
             "pairs": comparisons.pairs(section),
         },
     }
 
 
 def _row(
-    section: Section, row: Row, place: int, look: Mapping[str, Style], model_paths: Mapping[str, str]
+    section: Section, tasks: Sequence[str], row: Row, look: Mapping[str, Style], model_paths: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return a row as the tables show it; sort keys stand beside the texts."""
-    matrix = row.matrix(section.tasks)
+    place, matrix = section.rows.index(row), row.matrix(section.tasks)
     found: dict[str, Any] = {
         "place": place,
         "rank": place + 1 if matrix is not None else None,
@@ -98,7 +100,7 @@ def _row(
         "backbone": backbone(row),
         "style": look[row.label],
         "is_leader": row.label in section.leaders,
-        "cells": [_cell(section, row, task) for task in section.tasks],
+        "cells": [_cell(section, row, task) for task in tasks],
     }
     if matrix is None:
         return {**found, "shortfall": row.shortfall(section.tasks)}
@@ -142,22 +144,21 @@ def backbone(row: Row) -> str:
     return either(sorted(found))
 
 
-def _figures(section: Section, look: Mapping[str, Style]) -> dict[str, Any]:
+def _figures(section: Section, tasks: Sequence[str], look: Mapping[str, Style]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if section.complete:
         found["intervals"] = figures.intervals(section, look)
         found["profile"] = figures.profile(section, look)
-    for number, task in enumerate(section.tasks):
-        if any(row.cells.get(task) for row in section.rows):
-            found[f"task-{number}"] = figures.task(section, task, look)
+    for number, task in enumerate(tasks):
+        found[f"task-{number}"] = figures.task(section, task, look)
         curves = figures.curves(section, task, look)
         if curves is not None:
             found[f"curves-{number}"] = curves
     return found
 
 
-def _curve_tables(section: Section) -> dict[str, list[tuple[str, str]]]:
-    found = {task: figures.curve_rows(section, task) for task in section.tasks}
+def _curve_tables(section: Section, tasks: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+    found = {task: figures.curve_rows(section, task) for task in tasks}
     return {task: rows for task, rows in found.items() if rows}
 
 

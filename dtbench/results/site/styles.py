@@ -6,6 +6,7 @@ they are mixed with white until they stand out.
 
 from __future__ import annotations
 
+import colorsys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ _GREY = 12
 #: Characters in a line of a figure's labels; on a narrow screen more would leave no room for the figure.
 _LABEL_WIDTH = 25
 
-_Channels = tuple[int, int, int]
+#: By how much a colour is lightened at a time.
+_STEP = 0.02
 
 
 @dataclass(frozen=True)
@@ -75,37 +77,38 @@ def tick_text(label: str) -> str:
 
 
 def on_dark(colour: str) -> str:
-    """Mix a colour with white until it stands out on the dark page; greys are turned round.
+    """Lighten a colour, its hue and saturation kept, until it stands out on the dark page; greys are turned round.
 
     >>> on_dark("#ddaa33"), on_dark("#000000")
     ('#ddaa33', '#ffffff')
     """
     channels = _channels(colour)
-    if max(channels) - min(channels) < _GREY and _contrast(channels, _DARK_PAGE) < _CONTRAST:
-        return _hex(tuple(255 - channel for channel in channels))  # type: ignore[arg-type]
-    for share in range(0, 100, 4):
-        mixed: _Channels = tuple(round(c + (255 - c) * share / 100) for c in channels)  # type: ignore[assignment]
-        if _contrast(mixed, _DARK_PAGE) >= _CONTRAST:
-            return _hex(mixed)
-    return "#ffffff"
+    if _contrast(channels, _DARK_PAGE) >= _CONTRAST:
+        return colour
+    if max(channels) - min(channels) < _GREY:
+        return _hex([255 - channel for channel in channels])
+    hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in channels))
+    while _contrast(channels, _DARK_PAGE) < _CONTRAST:
+        lightness += _STEP
+        channels = [round(255 * share) for share in colorsys.hls_to_rgb(hue, lightness, saturation)]
+    return _hex(channels)
 
 
-def _channels(colour: str) -> _Channels:
-    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return red, green, blue
+def _channels(colour: str) -> list[int]:
+    return [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
 
 
-def _hex(channels: _Channels) -> str:
+def _hex(channels: Sequence[int]) -> str:
     return "#" + "".join(f"{channel:02x}" for channel in channels)
 
 
-def _contrast(one: _Channels, other: _Channels) -> float:
+def _contrast(one: Sequence[int], other: Sequence[int]) -> float:
     """Return the contrast ratio of WCAG 2.1, 1 to 21."""
     high, low = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)
 
 
-def _luminance(channels: _Channels) -> float:
+def _luminance(channels: Sequence[int]) -> float:
     shares = [channel / 255 for channel in channels]
     linear = [share / 12.92 if share <= 0.03928 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
     return float(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])

@@ -21,6 +21,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {file.relative_to(out).as_posix(): file.read_bytes() for file in out.rglob("*") if file.is_file()}
 
 
+@pytest.mark.slow
 def test_equal_results_give_equal_bytes(site, root, boards, tmp_path):
     build(root, tmp_path / "again", boards, tiny.datasets)
     assert contents(tmp_path / "again") == contents(site)

@@ -72,7 +72,7 @@
     };
     if (spec.heights) {
       const rows = Object.entries(spec.heights).filter(([label]) => page.showsRow(label));
-      made.height = rows.reduce((sum, [, height]) => sum + height, 96);
+      made.height = 96 + rows.length * Math.max(26, ...rows.map(([, height]) => height)); // all rows are equally high
     }
     return made;
   }
