@@ -1,4 +1,4 @@
-"""Suites, presets, baselines, policies and the templates of the site are found in a wheel, in an sdist and in an editable install."""
+"""What is shipped beside the code is found in a wheel, in an sdist and in an editable install."""
 
 from __future__ import annotations
 

@@ -24,6 +24,8 @@ KINDS = (
     "index.html", RANKING, SECTION, LEARN, "boards/gate.html", "models/index.html", "models/gpt2_dtma.html",
     "data/index.html", "data/local-hopper-medium.html",
 )  # fmt: skip
+#: A machine that trains on all cores takes its time over five megabytes of plotly.
+PATIENCE_MS = 180_000
 NAMES = "#ranking-table tbody th[scope=row]"
 
 
@@ -41,6 +43,7 @@ class Visit:
     def __init__(self, browser: Any, site: Path, width: int = 1400, theme: str = "light") -> None:
         self.site, self.wrong = site, []
         self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+        self.context.set_default_timeout(PATIENCE_MS)
         self.page = self.context.new_page()
         self.page.on("console", lambda said: self._note(said.type in ("error", "warning"), said.text))
         self.page.on("pageerror", lambda error: self._note(True, str(error)))
@@ -218,6 +221,7 @@ def test_learning_curves_are_drawn(visit):
 
 def test_without_scripts_the_numbers_are_there(browser, site):
     context = browser.new_context(java_script_enabled=False)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto((site / RANKING).as_uri())
     assert [label.strip() for label in page.locator(NAMES).all_inner_texts()] == [
