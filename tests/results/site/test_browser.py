@@ -85,7 +85,7 @@ def names(page: Any) -> list[str]:
 
 def shown_rows(page: Any, figure: str) -> set[str]:
     """Return the labels on a figure's vertical axis."""
-    return {label.strip() for label in page.locator(f"[data-figure={figure}] .ytick").all_inner_texts()}
+    return {label.strip() for label in page.locator(f"[data-figure={figure}] .ytick").all_text_contents()}
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
