@@ -1,4 +1,4 @@
-"""Suites, presets, baselines and policies are found in a wheel, in an sdist and in an editable install."""
+"""What is shipped beside the code is found in a wheel, in an sdist and in an editable install."""
 
 from __future__ import annotations
 
@@ -24,12 +24,17 @@ from dtbench.models.backbone.load import load_backbone
 from dtbench.registry import MODELS
 from dtbench.results.coverage import measured_coverage
 from dtbench.suites.suites import load_suite, suite_names
+from importlib.resources import files
+from dtbench.results.site.libraries import OWN
+from dtbench.results.site.render import environment
 import dtbench
 print(dtbench.__file__)
 assert [load_suite(name) for name in suite_names()] and [load_preset(name) for name in preset_names()]
 assert all(entry.defaults.is_file() for entry in MODELS.values())
 assert all(load_actor(name, 0) for name in manifest())
 assert measured_coverage("iqm", 3, 1)
+assert all((files("dtbench.results.site") / "assets" / name).is_file() for name in OWN)
+assert environment().get_template("section.html")
 assert load_backbone("bundled", None, 0.1).tokenizer().get_vocab_size() == 8192
 """
 

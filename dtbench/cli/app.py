@@ -18,6 +18,7 @@ from dtbench.cli.plot import plot_app
 from dtbench.cli.results import compare, evaluate, leaderboard, record
 from dtbench.cli.run import run
 from dtbench.cli.sharing import pull, push, results_app
+from dtbench.cli.site import site
 from dtbench.cli.status import clean, status
 
 app = typer.Typer(
@@ -38,7 +39,7 @@ app.add_typer(analyze_app, name="analyze")
 app.add_typer(plot_app, name="plot")
 app.add_typer(results_app, name="results")
 app.add_typer(backbone_app, name="backbone")
-for _command in (run, status, evaluate, record, leaderboard, compare, push, pull, clean):
+for _command in (run, status, evaluate, record, leaderboard, compare, site, push, pull, clean):
     app.command()(_command)
 app.command("check-model")(check_model)
 

@@ -41,7 +41,7 @@ from dtbench.results.factorial import Design
 from dtbench.results.files import read_folder
 from dtbench.results.pages import Page
 from dtbench.results.schema import Result
-from dtbench.results.sections import Selection, sections
+from dtbench.results.sections import Section, Selection, sections
 from dtbench.suites import fields
 from dtbench.suites.suites import load_suite, read_mapping, suite_names
 
@@ -102,11 +102,23 @@ class Board:
             if self.design is not None:
                 selections = [self._selection(suite, self.design.tasks) for suite in self.suites]
                 return factorial_page.page(results, left_out, self.design, selections, **how)
-            selection = self._selection(self.suites[0], self.tasks)
-            if not any(section.rows for section in sections(results, selection)):
-                raise ResultError(f"no run of it is finished ({self.suites[0]}, preset {self.preset}).")
+            self.check_finished(sections(results, self.selection))
             draw = protocol_page.page if self.kind == PROTOCOLS else leaderboard.page
-            return draw(results, left_out, selection, **how)
+            return draw(results, left_out, self.selection, **how)
+
+    def check_finished(self, found: Sequence[Section]) -> None:
+        """Refuse sections without a finished run.
+
+        Raises:
+            ResultError: naming suite and preset.
+        """
+        if not any(section.rows for section in found):
+            raise ResultError(f"no run of it is finished ({self.suites[0]}, preset {self.preset}).")
+
+    @property
+    def selection(self) -> Selection:
+        """What a board of one suite shows."""
+        return self._selection(self.suites[0], self.tasks)
 
     def _selection(self, suite: str, tasks: Sequence[str]) -> Selection:
         """Select a suite's results; of tasks that are listed for several suites, those of this one."""

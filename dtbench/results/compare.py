@@ -83,7 +83,7 @@ def compare(root: str | Path, a: str, b: str, selection: Selection = EVERYTHING)
     for model in (a, b):
         if model not in known:
             raise UnknownNameError("model in these results", model, known)
-    comparisons = [comparison for section in found if (comparison := _compare(section, a, b)) is not None]
+    comparisons = [comparison for section in found if (comparison := compare_rows(section, a, b)) is not None]
     if not comparisons:
         raise ResultError(
             f"{a} and {b} share no task of one suite, source, preset and dataset; their scores cannot be compared."
@@ -91,7 +91,7 @@ def compare(root: str | Path, a: str, b: str, selection: Selection = EVERYTHING)
     return comparisons
 
 
-def _compare(section: Section, a: str, b: str) -> Comparison | None:
+def compare_rows(section: Section, a: str, b: str) -> Comparison | None:
     """Compare two rows of a section; None if it lacks one of them, or they share no task."""
     rows = {row.label: row for row in section.rows}
     if not {a, b} <= set(rows):

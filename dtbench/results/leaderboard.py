@@ -119,6 +119,13 @@ def _render_section(section: Section, trials: int | None) -> list[str]:
         *_aggregate_table(section),
         *absent_models(section),
         *unfinished_runs(section),
+        *details(section, trials),
+    ]
+
+
+def details(section: Section, trials: int | None = None) -> list[str]:
+    """Return how a section's numbers came about, in paragraphs: protocol, models, data, diagnostics, provenance."""
+    return [
         "### Protocol",
         protocol(section, trials),
         *models_table(section),

@@ -262,12 +262,35 @@ def probability_of_improvement(a: Scores, b: Scores, repetitions: int = REPETITI
     seeds, tasks = min(len(a), len(b)), a.shape[1]
     if seeds < FEWEST_SEEDS:
         return Estimate(float(point[0]))
-    with _seeded():
-        _, found = library.get_interval_estimates(
-            {"pair": (a, b)}, _wins, reps=repetitions, confidence_interval_size=_CONFIDENCE
-        )
-    low, high = expanded(point, np.asarray(found["pair"]).reshape(2, 1), seeds, tasks)
+    places = _drawn_pairs(len(a), len(b), a.shape[1], repetitions)
+    values = _drawn_wins(a, b, *places)
+    outside = (1 - _CONFIDENCE) / 2
+    found = np.percentile(values, [100 * outside, 100 * (1 - outside)])
+    low, high = expanded(point, found.reshape(2, 1), seeds, tasks)
     return _estimate("probability_of_improvement", point[0], (low[0], high[0]), seeds, tasks, _PROBABILITY)
+
+
+@lru_cache(maxsize=16)
+def _drawn_pairs(
+    runs_a: int, runs_b: int, tasks: int, repetitions: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how often rliable's independent resamples of two matrices hold each run: (repetitions, runs, tasks) each.
+
+    They depend on the shapes only, so that all pairs of a table with these numbers of runs share them.
+    """
+    shapes = [(runs, tasks) for runs in (runs_a, runs_b)]
+    places = [np.arange(runs * tasks, dtype=np.int32).reshape(runs, tasks) for runs, _ in shapes]
+    with _seeded():
+        drawn = [pair for pair, _ in library.StratifiedIndependentBootstrap(*places).bootstrap(repetitions)]
+    of_a, of_b = (np.stack([pair[index] for pair in drawn]) for index in (0, 1))
+    return _counts(of_a).reshape(repetitions, *shapes[0]), _counts(of_b).reshape(repetitions, *shapes[1])
+
+
+def _drawn_wins(a: Scores, b: Scores, of_a: NDArray[np.float64], of_b: NDArray[np.float64]) -> Scores:
+    """Return the share of pairs of runs in which A's is higher, in each resample: (repetitions,)."""
+    one, other = a[:, None], b[None]
+    wins = (one > other) + 0.5 * (one == other)
+    return np.asarray(np.einsum("rit,ijt,rjt->r", of_a, wins, of_b, optimize=True) / wins.size)
 
 
 def _wins(a: Scores, b: Scores) -> Scores:
@@ -407,7 +430,9 @@ def _orders_of_one_task(runs_a: int, runs_b: int) -> NDArray[np.intp]:
     return np.array([[*chosen, *(run for run in runs if run not in chosen)] for chosen in combinations(runs, runs_a)])
 
 
+@lru_cache(maxsize=4)
 def _drawn_orders(runs: int, tasks: int, repetitions: int) -> NDArray[np.intp]:
+    """Return drawn assignments; all comparisons of a table with these numbers of runs and tasks share them."""
     orders = np.broadcast_to(np.arange(runs)[None, :, None], (repetitions, runs, tasks))
     return np.random.default_rng(_SEED).permuted(orders, axis=1)
 
