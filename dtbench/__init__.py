@@ -6,7 +6,7 @@ from typing import Any
 
 from dtbench._version import __version__
 
-__all__ = ["__version__", "run"]
+__all__ = ["__version__", "make_dataset", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +15,8 @@ def __getattr__(name: str) -> Any:
         from dtbench.runs.execute import run
 
         return run
+    if name == "make_dataset":
+        from dtbench.data.sources.own import make_dataset
+
+        return make_dataset
     raise AttributeError(f"module 'dtbench' has no attribute {name!r}")
