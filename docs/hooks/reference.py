@@ -53,5 +53,6 @@ def python() -> str:
     for name in dtbench.__all__:
         if not name.startswith("__"):
             thing = getattr(dtbench, name)
-            parts.append(f"::: {thing.__module__}.{thing.__qualname__}\n    options:\n      heading_level: 2")
+            options = f"    options:\n      heading: dtbench.{name}\n      toc_label: {name}\n      heading_level: 2"
+            parts.append(f"::: {thing.__module__}.{thing.__qualname__}\n{options}")
     return "\n\n".join(parts) + "\n"

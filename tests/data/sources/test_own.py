@@ -134,6 +134,22 @@ def test_discrete_actions_and_frames_follow_the_environment():
         package.make_dataset("cart2", env_id="CartPole-v1", **columns)
 
 
+MODULE = """
+import gymnasium as gym
+from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
+
+gym.register("Mine-v0", entry_point=InvertedPendulumEnv, max_episode_steps=20)
+"""
+
+
+def test_an_environment_of_ones_own_is_named_with_its_module(tmp_path, monkeypatch):
+    (tmp_path / "my_environments.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    store = package.make_dataset("mine", env_id="my_environments:Mine-v0", **arrays())
+    assert store.metadata["env_id"] == "my_environments:Mine-v0"
+    assert store.action_space.low == (-3.0,)
+
+
 # --- refusals
 
 
