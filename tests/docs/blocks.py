@@ -1,7 +1,7 @@
 """The code blocks of README.md and of the pages in docs/, as a reader would run them, from top to bottom.
 
 * `bash` blocks are run by bash, `python` blocks as a script of their own, in one folder per page;
-* a block with a title, such as ```` ```python title="my_model.py" ````, is saved under that name instead;
+* a block with a title, such as ```` ```python title="my_model.py" ````, is saved under that name, and loaded as a module;
 * `yaml` and `toml` blocks without a title must be readable; `text` is output, not code;
 * a block under `<!-- not run: … -->` is not run; the comment says why.
 """
@@ -123,6 +123,8 @@ def do(block: Block, folder: Path, home: Path) -> None:
         file = folder / block.title
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(block.text, encoding="utf-8")
+        if block.language == "python":  # what it defines and imports; blocks after it run it
+            _run([sys.executable, "-c", f"import runpy; runpy.run_path({block.title!r})"], block, folder, home)
     elif block.language == "yaml":
         yaml.safe_load(block.text)
     elif block.language == "toml":
