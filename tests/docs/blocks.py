@@ -64,9 +64,9 @@ def blocks(page: Path) -> list[Block]:
         opening = _FENCE.match(line.strip())
         if opening is None:
             assert not line.strip().startswith("```"), f"{page_name(page)}:{number}: a block without a language"
-            if not line.startswith("<!--"):
+            if not line.strip().startswith("<!--"):
                 comments = []
-            comments.append(line)
+            comments.append(line.strip())
             continue
         indent = len(line) - len(line.lstrip())
         text = "\n".join(_until_closed(lines, indent)) + "\n"

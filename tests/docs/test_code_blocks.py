@@ -89,6 +89,13 @@ import pathlib, module
 assert pathlib.Path("file").read_text() == "first\\n" and module.VALUE == 5
 ```
 
+1. in a list
+
+    <!-- not run: needs a GPU -->
+    ```bash
+    exit 3
+    ```
+
 ```bash
 false
 echo never
@@ -102,8 +109,8 @@ def test_the_test_notices_a_block_that_fails(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     page.write_text(BROKEN, encoding="utf-8")
     found = blocks(page)
-    assert [block.is_run for block in found] == [True, False, True, True, True]
+    assert [block.is_run for block in found] == [True, False, True, True, False, True]
     for block in found[:1] + found[2:4]:
         do(block, tmp_path, tmp_path)
     with pytest.raises(AssertionError, match="false"):
-        do(found[4], tmp_path, tmp_path)
+        do(found[5], tmp_path, tmp_path)
