@@ -1,7 +1,7 @@
 """The code blocks of README.md and of the pages in docs/, as a reader would run them, from top to bottom.
 
 * `bash` blocks are run by bash, `python` blocks as a script of their own, in one folder per page;
-* a block with a title, such as ```` ```python title="my_model.py" ````, is saved under that name, and loaded as a module;
+* a block with a title, e.g. ```` ```python title="my_model.py" ````, is saved under it, and loaded if it is Python;
 * `yaml` and `toml` blocks without a title must be readable; `text` is output, not code;
 * a block under `<!-- not run: … -->` is not run; the comment says why.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -27,6 +28,8 @@ LANGUAGES = {"bash", "python", "yaml", "toml", "text"}
 PENDING_COMMANDS = ("site", "plot", "results", "push", "pull")
 PENDING_NAMES = ("load_results", "aggregate", "compare", "leaderboard", "evaluate", "open_run", "list_models")
 PENDING_OPTIONS = ("leaderboard --format", "record --overlay")
+#: Seconds that a block may take; the longest takes one minute on an idle core.
+_TIMEOUT_S = 1800
 _FENCE = re.compile(r"^```(\w+)(?: +title=\"([^\"]+)\")?$")
 _NOT_RUN = re.compile(r"^<!-- not run: (.+) -->$")
 
@@ -142,7 +145,19 @@ def _run(words: list[str], block: Block, folder: Path, home: Path) -> None:
     python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
     environment = {**os.environ, "PATH": path, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"}
     environment |= {"DTBENCH_HOME": str(home), "DTBENCH_OFFLINE": "1", "MPLBACKEND": "agg"}
-    done = subprocess.run(
-        words, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=900
-    )
-    assert done.returncode == 0, f"{block.name}\n{block.text}\n{done.stdout}\n{done.stderr}"
+    with subprocess.Popen(
+        words,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
+    ) as running:
+        try:
+            printed, _ = running.communicate(timeout=_TIMEOUT_S)
+        except BaseException:
+            os.killpg(running.pid, signal.SIGKILL)  # bash alone would leave its commands running
+            raise
+    assert running.returncode == 0, f"{block.name}\n{block.text}\n{printed}"
