@@ -28,7 +28,7 @@ LANGUAGES = {"bash", "python", "yaml", "toml", "text"}
 PENDING_COMMANDS = ("site", "plot", "results", "push", "pull")
 PENDING_NAMES = ("load_results", "aggregate", "compare", "leaderboard", "evaluate", "open_run", "list_models")
 PENDING_OPTIONS = ("leaderboard --format", "record --overlay")
-#: Seconds that a block may take; the longest takes one minute on an idle core.
+#: Seconds that a block may take, on a machine that is busy with other things, too.
 _TIMEOUT_S = 1800
 _FENCE = re.compile(r"^```(\w+)(?: +title=\"([^\"]+)\")?$")
 _NOT_RUN = re.compile(r"^<!-- not run: (.+) -->$")
