@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         open_run,
         suite,
     )
+    from dtbench.data.sources.own import make_dataset
     from dtbench.runs.execute import run
 
 #: Where each name is at home; it is imported from there when it is used for the first time.
@@ -39,6 +40,7 @@ _HOMES = {
     "list_models": "dtbench.api",
     "list_suites": "dtbench.api",
     "load_results": "dtbench.api",
+    "make_dataset": "dtbench.data.sources.own",
     "model": "dtbench.api",
     "open_run": "dtbench.api",
     "run": "dtbench.runs.execute",
@@ -54,6 +56,7 @@ __all__ = [
     "list_models",
     "list_suites",
     "load_results",
+    "make_dataset",
     "model",
     "open_run",
     "run",

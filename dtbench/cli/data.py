@@ -1,13 +1,13 @@
-"""`dtbench data …`: build, fetch, import, export, describe and check datasets."""
+"""`dtbench data …`: build, fetch, import, list, export, describe and check datasets."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dtbench.cli.output import Json, echo_json, echo_yaml, split
+from dtbench.cli.output import Json, echo_json, echo_rows, echo_yaml, split
 from dtbench.errors import ConfigError, SourceError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dtbench.suites.scores import ReferenceScores
 
 data_app = typer.Typer(
-    help="Build, fetch, import, export, describe and check datasets.",
+    help="Build, fetch, import, list, export, describe and check datasets.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -23,7 +23,7 @@ Dataset = Annotated[
     str,
     typer.Argument(
         help="Dataset, e.g. hopper-medium (local), hopper-medium-v2 (D4RL), D4RL/pen/human-v2 (Minari), "
-        "breakout-dqn-1pct (DQN replay), or a store's folder."
+        "breakout-dqn-1pct (DQN replay), one of your own, or a store's folder."
     ),
 ]
 Steps = Annotated[int, typer.Option(min=1, help="Size of a local dataset.")]
@@ -91,21 +91,46 @@ def import_(
     path: Annotated[
         Path,
         typer.Argument(
-            help="D4RL's .hdf5, a trajectory .pkl of kzl's scripts, a Minari folder, or one of DQN replay logs."
+            help="An HDF5 or .npz file of your own; D4RL's .hdf5, a trajectory .pkl of kzl's scripts, a Minari folder, "
+            "or one of DQN replay logs."
         ),
     ],
     as_: Annotated[
         str,
-        typer.Option("--as", help="Its public id, e.g. hopper-medium-v2, D4RL/pen/human-v2 or breakout-dqn-1pct."),
+        typer.Option(
+            "--as",
+            help="A name for data of your own; the public id of others, e.g. hopper-medium-v2, D4RL/pen/human-v2 or "
+            "breakout-dqn-1pct.",
+        ),
     ],
+    env: Annotated[
+        str | None,
+        typer.Option(
+            "--env", help="For data of your own: the gymnasium environment that they come from, e.g. Hopper-v5."
+        ),
+    ] = None,
+    env_kwargs: Annotated[
+        str | None,
+        typer.Option(help="Arguments of that environment's constructor, e.g. '{reset_noise_scale: 0.1}'."),
+    ] = None,
     force: Force = False,
 ) -> None:
-    """Import a dataset that is on disk; a broken file is refused and leaves nothing behind."""
+    """Import a dataset that is on disk; a broken file is refused and leaves nothing behind.
+
+    With --env, FILE holds data of your own: the arrays observations, actions, rewards, terminations (or terminals)
+    and truncations (or timeouts), optionally next_observations or final_observations, of all steps; or one HDF5 group
+    of them per episode.
+    """
     from dtbench.console import progress, resumable
     from dtbench.data.sources import d4rl, dqn_replay, minari
 
     if not path.exists():
         raise ConfigError(f"There is no {path}.")
+    if env is not None:
+        _import_own(path, as_, env, env_kwargs, force)
+        return
+    if env_kwargs is not None:
+        raise ConfigError("--env-kwargs are those of --env; name the environment, too.")
     if dqn_replay.is_id(as_):
         if not path.is_dir():
             raise ConfigError(f"{path} is a file, and {as_} is made of a folder of logs, e.g. Breakout/1/replay_logs.")
@@ -123,11 +148,57 @@ def import_(
         raise ConfigError(f"{path} is neither a file nor a folder.")
     elif "/" in as_:
         raise ConfigError(f"{path} is a file, and Minari's dataset {as_} is a folder with `data` in it.")
+    elif as_ not in d4rl.DATASETS:
+        raise ConfigError(
+            f"{UnknownNameError('D4RL dataset', as_, d4rl.DATASETS)} For data of your own, add --env ENV."
+        )
     else:
         found = None if force else d4rl.locate(as_)
         with resumable():
             store = d4rl.import_file(path, as_, force=force)
     _print_store(as_, store, "already imported, the same content" if found else "")
+
+
+def _import_own(path: Path, name: str, env: str, env_kwargs: str | None, force: bool) -> None:
+    from dtbench.console import resumable
+    from dtbench.data.sources import own
+
+    if not path.is_file():
+        raise ConfigError(f"{path} is no file; data of your own are one HDF5 or .npz file.")
+    found = None if force else own.locate(name)
+    with resumable():
+        store = own.import_file(path, name, env, env_kwargs=_mapping(env_kwargs), force=force)
+    _print_store(name, store, "already imported, the same content" if found else "")
+    if unused := store.metadata["recipe"].get("unused"):
+        typer.echo(f"    not used: {', '.join(unused)}")
+
+
+def _mapping(text: str | None) -> dict[str, Any]:
+    """Read a mapping that was given on the command line, as YAML."""
+    import yaml
+
+    from dtbench.suites import fields
+
+    if text is None:
+        return {}
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--env-kwargs {text!r} is not readable YAML: {' '.join(str(error).split())}") from error
+    return fields.plain_mapping(content, "--env-kwargs")
+
+
+@data_app.command("list")
+def list_(json_: Json = False) -> None:
+    """List the datasets that are built or imported here, of every source."""
+    from dtbench.data.info import on_disk
+    from dtbench.resources import datasets_home
+
+    rows = on_disk()
+    if rows or json_:
+        echo_rows(rows, json_)
+    else:
+        typer.echo(f"There is no dataset in {datasets_home()} yet; see dtbench data build, fetch and import.")
 
 
 @data_app.command("export")
@@ -187,7 +258,7 @@ def open_dataset(dataset: str, steps: int) -> TrajectoryStore:
         UnknownNameError: no source knows it.
         DataError: the store is damaged.
     """
-    from dtbench.data.sources import d4rl, dqn_replay, local, minari
+    from dtbench.data.sources import d4rl, dqn_replay, local, minari, own
     from dtbench.data.store import TrajectoryStore
 
     if (Path(dataset) / "metadata.json").is_file():
@@ -199,6 +270,8 @@ def open_dataset(dataset: str, steps: int) -> TrajectoryStore:
         return store
     if dataset in local.known_datasets():
         return _open_local(dataset, steps)
+    if dataset in own.datasets():
+        return own.build(dataset)
     store = minari.locate(dataset) if minari.is_id(dataset) else None
     if store is not None:
         return store
@@ -207,7 +280,9 @@ def open_dataset(dataset: str, steps: int) -> TrajectoryStore:
             f"{dataset} is neither the folder of a store nor an imported dataset of Minari; "
             f"`dtbench data fetch {dataset}` or `dtbench data import FOLDER --as {dataset}`."
         )
-    raise UnknownNameError("dataset", dataset, [*local.known_datasets(), *d4rl.DATASETS, *dqn_replay.DATASETS])
+    raise UnknownNameError(
+        "dataset", dataset, [*own.datasets(), *local.known_datasets(), *d4rl.DATASETS, *dqn_replay.DATASETS]
+    )
 
 
 def _open_local(dataset: str, steps: int) -> TrajectoryStore:
@@ -240,10 +315,10 @@ def _local_datasets(suite: str, tasks: list[str]) -> list[str]:
 
 def _public_datasets(what: str, tasks: list[str], source: str) -> list[tuple[str, str]]:
     """Return (source, dataset) of what is to be fetched: a dataset, or those of a suite's tasks."""
-    from dtbench.data.sources import SOURCES, d4rl, dqn_replay, minari
+    from dtbench.data.sources import SOURCES, d4rl, dqn_replay, minari, source_module
     from dtbench.suites.suites import suite_names
 
-    public = [name for name in SOURCES if name != "local"]
+    public = [name for name in SOURCES if source_module(name).HOST is not None]
     if source not in ("auto", *public):
         raise UnknownNameError("source", source, [*public, "auto"])
     if what in suite_names() or what.endswith((".yaml", ".yml")):

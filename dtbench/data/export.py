@@ -31,7 +31,11 @@ FORMATS = ("minari", "d4rl")
 
 def minari_id(store: TrajectoryStore) -> str:
     """Return the Minari id of a store: `dtbench/<dataset>-v0`."""
-    return "dtbench/" + str(store.metadata["dataset_id"]).removeprefix("local/").replace("/", "-") + "-v0"
+    return (
+        "dtbench/"
+        + str(store.metadata["dataset_id"]).removeprefix("local/").removeprefix("own/").replace("/", "-")
+        + "-v0"
+    )
 
 
 def write_minari(store: TrajectoryStore, dataset_id: str | None = None, *, force: bool = False) -> str:
@@ -76,12 +80,27 @@ def write_minari(store: TrajectoryStore, dataset_id: str | None = None, *, force
             env=_environment(store),
             observation_space=gym.spaces.Box(-np.inf, np.inf, (store.observation_dim,), np.float64),
             action_space=_action_space(store),
-            algorithm_name=str(store.metadata["recipe"].get("behaviour", "Soft Actor-Critic snapshots")),
+            algorithm_name=_algorithm(store),
             author="dtbench",
-            description=f"Rolled out by dtbench: {json.dumps(store.metadata['recipe'])}",
+            description=_description(store),
             code_permalink=None,
         )
     return dataset_id
+
+
+def _is_ours(store: TrajectoryStore) -> bool:
+    return str(store.metadata["source"]) == "local"
+
+
+def _algorithm(store: TrajectoryStore) -> str:
+    """Return what the data were made with, as far as it is recorded."""
+    recipe = store.metadata["recipe"]
+    unnamed = "Soft Actor-Critic snapshots" if _is_ours(store) else "unknown"
+    return str(recipe.get("behaviour") or recipe.get("algorithm") or unnamed)
+
+
+def _description(store: TrajectoryStore) -> str:
+    return f"{'Rolled out' if _is_ours(store) else 'Exported'} by dtbench: {json.dumps(store.metadata['recipe'])}"
 
 
 def _check_minari_id(dataset_id: str) -> None:

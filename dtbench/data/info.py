@@ -1,4 +1,4 @@
-"""A description of a dataset, for `dtbench data info`."""
+"""Descriptions of datasets, for `dtbench data info` and `dtbench data list`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtbench.data.store import TrajectoryStore
+from dtbench.data.store_files import METADATA, read_metadata
+from dtbench.errors import DataError
+from dtbench.resources import datasets_home
 from dtbench.spaces import Vector
 from dtbench.suites.scores import ReferenceScores
 
@@ -39,6 +42,32 @@ def info(store: TrajectoryStore, reference: ReferenceScores | None = None) -> di
         )
     content |= {"lengths": _describe(store.episode_lengths), "recipe": store.metadata["recipe"]}
     return {**content, "fingerprint": store.fingerprint}
+
+
+def on_disk() -> list[dict[str, Any]]:
+    """List the stores under `$DTBENCH_HOME`, of every source, in plain values; what cannot be read says so."""
+    rows: list[dict[str, Any]] = []
+    for file in sorted(datasets_home().rglob(METADATA)):
+        if any(part.startswith(".") for part in file.relative_to(datasets_home()).parts):
+            continue  # one that is being written
+        try:
+            metadata = read_metadata(file.parent)
+        except DataError:
+            rows.append(
+                {"dataset": os.fsencode(file.parent).decode("utf-8", "replace"), "environment": "cannot be read"}
+            )
+            continue
+        rows.append(
+            {
+                "dataset": metadata["dataset_id"],
+                "environment": metadata["env_id"],
+                "episodes": metadata["totals"]["episodes"],
+                "steps": metadata["totals"]["steps"],
+                "megabytes": round(sum(entry.stat().st_size for entry in file.parent.iterdir()) / 1e6, 2),
+                "fingerprint": str(metadata["fingerprint"])[:12],
+            }
+        )
+    return rows
 
 
 def _spaces(store: TrajectoryStore) -> dict[str, Any]:

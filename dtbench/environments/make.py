@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import io
 import warnings
@@ -55,6 +56,25 @@ def make_environment(
             raise
         raise ConfigError(f"Environment {env_id!r} does not take the arguments {dict(kwargs)}: {error}.") from error
     return FlatObservation(env) if isinstance(env.observation_space, spaces.Dict) else env
+
+
+def require_registered(env_id: str) -> None:
+    """Refuse an id that gymnasium does not know; `module:Env-v0` is left to gymnasium, which imports the module.
+
+    Raises:
+        ConfigError: with the id that is closest.
+    """
+    try:
+        _register(canonical_id(env_id))
+    except ImportError:  # `make_environment` says which package is missing
+        return
+    if ":" not in env_id and env_id not in gym.registry:
+        close = difflib.get_close_matches(env_id, gym.registry, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(
+            f"Unknown environment {env_id!r}: {hint}`gymnasium.pprint_registry()` lists all; one of your own is named "
+            "with the module that registers it, e.g. my_module:MyEnv-v0."
+        )
 
 
 class FlatObservation(gym.ObservationWrapper):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from dtbench.testing import CHECKS, KINDS, ContractError, Subject, check_model, 
 from tests.commands import dtbench, main
 from tests.models import broken
 
-README = Path(__file__).parents[2] / "baselines" / "README.md"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 #: Two processes take about 17 s per model to start: two kinds of models are enough for every change.
 QUICK = {"dt", "bc"}
 BY_NAME = {check.name: check for check in CHECKS}
@@ -161,25 +162,23 @@ def no_second_process(monkeypatch):
 
 @pytest.fixture
 def example(tmp_path, monkeypatch):
-    """The README's example, as a user copies it."""
-    text = README.read_text(encoding="utf-8")
-    for kind, suffix in (("python", "py"), ("yaml", "yaml")):
-        block = re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)
-        (tmp_path / f"my_model.{suffix}").write_text(block.group(1), encoding="utf-8")
+    """The example, as a user copies it."""
+    for suffix in ("py", "yaml"):
+        shutil.copy(EXAMPLES / f"my_model.{suffix}", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "my_model", raising=False)
     return "my_model:LinearPolicy"
 
 
 @pytest.mark.usefixtures("no_second_process")
-def test_the_readmes_example_passes(example):
+def test_the_example_passes(example):
     assert Subject.find(example).config.training.context_length == 1  # from the .yaml beside it
     lines = dtbench("check-model", example).strip().splitlines()
     assert [line.split()[0] for line in lines] == ["ok"] * (len(CHECKS) - 1)
 
 
 @pytest.mark.slow
-def test_the_readmes_example_passes_in_two_processes(example, monkeypatch, tmp_path):
+def test_the_example_passes_in_two_processes(example, monkeypatch, tmp_path):
     ((passed, message),) = verdicts(monkeypatch, example, tmp_path / "check", "two-processes").values()
     assert passed, message
 

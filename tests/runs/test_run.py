@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -289,12 +290,10 @@ def test_help_needs_neither_torch_nor_lightning():
 
 
 @pytest.mark.slow
-def test_a_model_from_outside_follows_the_walk_of_the_readme(tmp_path):
-    """The example of baselines/README.md, written to a file of the user's and run by its place."""
-    text = (Path(__file__).parents[2] / "baselines" / "README.md").read_text()
-    code, settings = (text.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("python", "yaml"))
-    (tmp_path / "my_model.py").write_text(code)
-    (tmp_path / "my_model.yaml").write_text(settings)
+def test_a_model_from_outside_follows_the_walk_of_the_docs(tmp_path):
+    """The example, copied to a folder of the user's and run by its place."""
+    for name in ("my_model.py", "my_model.yaml"):
+        shutil.copy(Path(__file__).parents[2] / "examples" / name, tmp_path)
     command = (*RUN, "--model", "my_model:LinearPolicy", "--output", tmp_path / "out")
     done = process(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

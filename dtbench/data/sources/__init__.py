@@ -2,9 +2,9 @@
 
 A source is a module with
 
-* `HOST`: the server it downloads from, or None;
+* `HOST`: the server it downloads from; None: nothing is ever downloaded;
 * `locate(dataset, *, steps) -> TrajectoryStore | None`, which opens a store only if it is built already;
-* `needs_network(dataset) -> bool`: whether `build` has to download something;
+* `needs_network(dataset) -> bool`: whether `build` lacks something that only a download can bring;
 * `build(dataset, *, steps, progress=None, …) -> TrajectoryStore`, which makes the store and downloads what is missing.
 """
 
@@ -26,6 +26,7 @@ SOURCES = {
     "minari": "dtbench.data.sources.minari",
     "d4rl": "dtbench.data.sources.d4rl",
     "dqn_replay": "dtbench.data.sources.dqn_replay",
+    "own": "dtbench.data.sources.own",
     "local": "dtbench.data.sources.local",
 }
 AUTO = "auto"
@@ -109,11 +110,9 @@ def _needs_network(task: Task, name: str) -> bool:
 
 @functools.cache
 def is_reachable(name: str) -> bool:
-    """Report whether a source's server answers, asked once per process; never with `DTBENCH_OFFLINE=1`."""
+    """Report whether a source has a server that answers, asked once per process; never with `DTBENCH_OFFLINE=1`."""
     host = source_module(name).HOST
-    if host is None:
-        return True
-    if os.environ.get("DTBENCH_OFFLINE", "0") not in ("", "0"):
+    if host is None or os.environ.get("DTBENCH_OFFLINE", "0") not in ("", "0"):
         return False
     try:
         socket.create_connection((host, 443), timeout=_PATIENCE).close()
@@ -127,11 +126,10 @@ def unavailable_message(task: Task, name: str = AUTO) -> str:
     if name != AUTO and name not in task.sources:
         return f"Task {task.id} has no dataset from {name!r}; it has {', '.join(task.sources)}."
     tried = list(task.sources) if name == AUTO else [name]
-    reasons = "; ".join(
-        f"{source}/{task.sources[source]} is not on this machine and {source_module(source).HOST} cannot be reached"
-        for source in tried
-    )
+    reasons = "; ".join(_why_not(source, task.sources[source]) for source in tried)
     dataset = task.sources[tried[0]]
+    if tried == ["own"]:
+        return f"Task {task.id} has no data: {reasons}. {source_module('own').how_to_import(dataset)}"
     remedies = [
         f"fetch it where there is a network (`dtbench data fetch {dataset}`)",
         f"or import its file (`dtbench data import FILE --as {dataset}`)",
@@ -139,6 +137,12 @@ def unavailable_message(task: Task, name: str = AUTO) -> str:
     if "local" in task.sources:
         remedies.append("or use locally built data (--source local)")
     return f"Task {task.id} has no data: {reasons}. To get data, {', '.join(remedies)}."
+
+
+def _why_not(source: str, dataset: str) -> str:
+    host = source_module(source).HOST
+    missing = f"{source}/{dataset} is not on this machine"
+    return missing if host is None else f"{missing} and {host} cannot be reached"
 
 
 def is_ready(source: str, dataset: str, steps: int) -> bool:
