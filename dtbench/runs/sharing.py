@@ -9,6 +9,7 @@ installed here, or that the user names.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -174,7 +175,6 @@ def _write_checkpoint(repo: str, weights: Path, result: Result, folder: RunFolde
 def _client(repo: str, *, needs_token: bool) -> HfApi:
     """Return the hub's client, or say within seconds why it would not work."""
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.utils import disable_progress_bars
 
     from dtbench.console import err
     from dtbench.models.backbone.hub import hub_is_reachable
@@ -182,7 +182,8 @@ def _client(repo: str, *, needs_token: bool) -> HfApi:
     if not _REPO.fullmatch(repo):
         raise ConfigError(_no_id(repo))
     if not err.is_terminal:
-        disable_progress_bars()
+        utils: Any = importlib.import_module("huggingface_hub.utils")  # its names are exported at run time only
+        utils.disable_progress_bars()
     api = HfApi()
     if (offline := os.environ.get("DTBENCH_OFFLINE", "0")) not in ("", "0"):
         raise SourceError(f"DTBENCH_OFFLINE={offline} says that there is no network; unset it to reach the model hub.")
