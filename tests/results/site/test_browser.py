@@ -172,7 +172,7 @@ def test_measure_and_episodes_are_chosen(visit):
     assert page.evaluate(dots) == before + 3 * 3 * 2  # rows, seeds, episodes
     axis = "document.querySelector('[data-figure=intervals]').data[0].hovertemplate"
     assert "IQM" in page.evaluate(axis)
-    page.get_by_label("median").check()
+    page.locator("input[name=measure][value=median]").check()
     page.wait_for_function(f"{axis}.includes('median')")
 
 
