@@ -23,13 +23,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"bash", "python", "yaml", "toml", "text"}
-#: What pages show and a branch that is not merged yet brings. A block that names one of these is left out as long as it
-#: does not exist; delete an entry when it does.
-PENDING_COMMANDS = ("site", "plot", "results", "push", "pull")
-PENDING_NAMES = ("load_results", "aggregate", "compare", "leaderboard", "evaluate", "open_run", "list_models")
-PENDING_OPTIONS = ("leaderboard --format", "record --overlay")
 #: Seconds that a block may take, on a machine that is busy with other things, too.
-_TIMEOUT_S = 1800
+_TIMEOUT_S = 900
 _FENCE = re.compile(r"^```(\w+)(?: +title=\"([^\"]+)\")?$")
 _NOT_RUN = re.compile(r"^<!-- not run: (.+) -->$")
 
@@ -85,35 +80,6 @@ def _until_closed(lines: Iterator[tuple[int, str]], indent: int) -> Iterator[str
             return
         yield line[indent:]
     raise AssertionError("a block is not closed")
-
-
-def pending(block: Block) -> str:
-    """Return what a block needs that does not exist yet; empty if it can run."""
-    import dtbench
-    from dtbench.cli.app import app
-
-    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    commands |= {group.name for group in app.registered_groups}
-    for name in PENDING_COMMANDS:
-        if name not in commands and re.search(rf"\bdtbench {name}\b", block.text):
-            return f"dtbench {name}"
-    for name in PENDING_NAMES:
-        if name not in dtbench.__all__ and f"dtbench.{name}(" in block.text:
-            return f"dtbench.{name}"
-    for words in PENDING_OPTIONS:
-        command, option = words.split()
-        if re.search(rf"dtbench {command}\b.* {option}\b", block.text) and not _has_option(command, option):
-            return f"dtbench {words}"
-    return ""
-
-
-def _has_option(command: str, option: str) -> bool:
-    from typer.main import get_command
-
-    from dtbench.cli.app import app
-
-    found = get_command(app).commands.get(command)  # type: ignore[attr-defined]
-    return found is not None and any(option in parameter.opts for parameter in found.params)
 
 
 def do(block: Block, folder: Path, home: Path) -> None:
