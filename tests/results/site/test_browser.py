@@ -105,12 +105,15 @@ def test_pages_fit_and_load_nothing_from_elsewhere(browser, site, width, theme):
 def test_a_click_and_a_key_sort(visit):
     page = visit.open(RANKING)
     assert names(page) == ["gpt2_dtma", "gpt2_dtma gate=false", "dt"]
+    expect = sync_api.expect
     head = page.locator("#ranking-table thead th", has_text="optimality gap")
+    head.locator("[role=button]").wait_for()  # until then a click sorts nothing
     head.click()  # the least first
+    expect(head).to_have_attribute("aria-sort", "ascending", timeout=PATIENCE_MS)
     assert names(page)[0] == "gpt2_dtma"
     head.click()
+    expect(head).to_have_attribute("aria-sort", "descending", timeout=PATIENCE_MS)
     assert names(page) == ["dt", "gpt2_dtma gate=false", "gpt2_dtma"]
-    assert head.get_attribute("aria-sort") == "descending"
     iqm = page.locator("#ranking-table thead th", has_text="IQM").locator("[role=button]")
     iqm.focus()
     page.keyboard.press("Enter")
