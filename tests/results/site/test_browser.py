@@ -12,6 +12,7 @@ import pytest
 from tests.results.site import tiny
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra `test`)")
+expect = sync_api.expect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.slow,
@@ -26,6 +27,7 @@ KINDS = (
 )  # fmt: skip
 #: A machine that trains on all cores takes its time over five megabytes of plotly.
 PATIENCE_MS = 180_000
+expect.set_options(timeout=PATIENCE_MS)
 NAMES = "#ranking-table tbody th[scope=row]"
 
 
@@ -79,8 +81,9 @@ def visit(browser, site) -> Iterator[Visit]:
     assert made.wrong == []
 
 
-def names(page: Any) -> list[str]:
-    return [label.strip() for label in page.locator(NAMES).all_inner_texts()]
+def names_are(page: Any, *expected: str) -> None:
+    """Wait until these rows are shown, in this order: tables are drawn a moment after a click."""
+    expect(page.locator(NAMES)).to_have_text(list(expected))
 
 
 def shown_rows(page: Any, figure: str) -> set[str]:
@@ -104,20 +107,19 @@ def test_pages_fit_and_load_nothing_from_elsewhere(browser, site, width, theme):
 
 def test_a_click_and_a_key_sort(visit):
     page = visit.open(RANKING)
-    assert names(page) == ["gpt2_dtma", "gpt2_dtma gate=false", "dt"]
-    expect = sync_api.expect
+    names_are(page, "gpt2_dtma", "gpt2_dtma gate=false", "dt")
     head = page.locator("#ranking-table thead th", has_text="optimality gap")
     head.locator("[role=button]").wait_for()  # until then a click sorts nothing
     head.click()  # the least first
-    expect(head).to_have_attribute("aria-sort", "ascending", timeout=PATIENCE_MS)
-    assert names(page)[0] == "gpt2_dtma"
+    expect(head).to_have_attribute("aria-sort", "ascending")
+    names_are(page, "gpt2_dtma", "gpt2_dtma gate=false", "dt")
     head.click()
-    expect(head).to_have_attribute("aria-sort", "descending", timeout=PATIENCE_MS)
-    assert names(page) == ["dt", "gpt2_dtma gate=false", "gpt2_dtma"]
+    expect(head).to_have_attribute("aria-sort", "descending")
+    names_are(page, "dt", "gpt2_dtma gate=false", "gpt2_dtma")
     iqm = page.locator("#ranking-table thead th", has_text="IQM").locator("[role=button]")
     iqm.focus()
     page.keyboard.press("Enter")
-    assert names(page)[0] == "gpt2_dtma"
+    names_are(page, "gpt2_dtma", "gpt2_dtma gate=false", "dt")
 
 
 def test_filters_hide_rows_in_tables_and_figures(visit):
@@ -125,29 +127,29 @@ def test_filters_hide_rows_in_tables_and_figures(visit):
     visit.scroll()
     assert shown_rows(page, "task-0") == {"gpt2_dtma", "gpt2_dtma gate=false", "dt"}
     page.locator("#filter-model").select_option("dt")
-    assert names(page) == ["dt"]
-    assert page.locator("#task-table tbody tr").count() == 1
+    names_are(page, "dt")
+    expect(page.locator("#task-table tbody tr")).to_have_count(1)
     page.locator("[data-figure=task-0]").scroll_into_view_if_needed()
     page.wait_for_function("document.querySelectorAll('[data-figure=task-0] .ytick').length === 1")
     assert shown_rows(page, "task-0") == {"dt"}
-    assert "1 of 3 rows" in page.locator("#filter-count").inner_text()
+    expect(page.locator("#filter-count")).to_contain_text("1 of 3 rows")
     page.get_by_role("button", name="Show all").click()
     page.wait_for_function("document.querySelectorAll('#ranking-table tbody tr').length === 3")
     page.locator("#filter-name").fill("gate")
-    assert names(page) == ["gpt2_dtma gate=false"]
+    names_are(page, "gpt2_dtma gate=false")
     page.locator("#filter-name").fill("nobody")
-    assert "No row is chosen." in page.locator("#ranking-table").inner_text()
+    expect(page.locator("#ranking-table")).to_contain_text("No row is chosen.")
 
 
 def test_filter_by_backbone_and_task(visit):
     page = visit.open(SECTION)
     page.locator("#filter-backbone").select_option("bundled")
-    assert names(page) == ["lamo"]
+    names_are(page, "lamo")
     page.get_by_role("button", name="Show all").click()
     page.locator("#filters summary", has_text="Tasks").click()
     page.locator("#filters label", has_text="walker2d-medium").click()
-    assert page.locator("#task-table thead th").all_inner_texts()[1:] == ["hopper-medium"]
-    assert page.locator(".panel:visible h3").all_inner_texts() == ["hopper-medium"]
+    expect(page.locator("#task-table thead th")).to_have_text(["model", "hopper-medium"])
+    expect(page.locator(".panel:visible h3")).to_have_text(["hopper-medium"])
 
 
 def test_a_tooltip_names_row_and_number(visit):
@@ -184,12 +186,12 @@ def test_two_rows_are_compared(visit):
     page.locator("#compare-a").select_option("dt")
     page.locator("#compare-b").select_option("gpt2_dtma")
     result = page.locator("#compare-result")
-    assert "P(gpt2_dtma > dt) = 1.00" in result.inner_text()  # every run of the one is above every run of the other
+    expect(result).to_contain_text("P(gpt2_dtma > dt) = 1.00")  # every run of the one is above every run of the other
     assert "can be told apart" in result.inner_text()
     assert result.locator("tbody tr").count() == len(tiny.TASKS)
     assert "+30.0" in result.inner_text()
     page.locator("#compare-b").select_option("dt")
-    assert "two different rows" in result.inner_text()
+    expect(result).to_contain_text("two different rows")
 
 
 def test_the_theme_is_switched_and_kept(visit):
@@ -203,7 +205,7 @@ def test_the_theme_is_switched_and_kept(visit):
     assert page.evaluate(colour) != light
     page.locator("[data-figure=profile]").scroll_into_view_if_needed()
     assert page.evaluate(line) != before  # dt's dark blue would disappear
-    assert page.get_by_role("button", name="Dark").get_attribute("aria-pressed") == "true"
+    expect(page.get_by_role("button", name="Dark")).to_have_attribute("aria-pressed", "true")
     visit.open("models/index.html")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
