@@ -106,7 +106,8 @@ def grid(count: int, height: float, *, margin: float, least: int = 0, sharey: bo
     rows = math.ceil(count / columns)
     width = margin + {1: 4.0, 2: 6.0}.get(columns, 7.5)
     needed = max(rows * (height + 0.35), 0.2 * least)
-    figure = Figure(figsize=(max(width, _TITLE_WIDTH), 1.0 + needed), layout="constrained")
+    figure = Figure(figsize=(max(width, _TITLE_WIDTH), 1.0 + needed))
+    figure.set_layout_engine("constrained", rect=(0, 0, 0.985, 1))  # half of a number may stand beyond the last panel
     panels = figure.subplots(rows, columns, squeeze=False, sharey=sharey).flatten()
     for empty in panels[count:]:
         empty.set_visible(False)

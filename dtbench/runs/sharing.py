@@ -124,6 +124,7 @@ def _record_file(folder: RunFolder) -> Path:
 def _own_result(path: Path) -> Result:
     """Return the record of a finished run."""
     folder = RunFolder(path)
+    RunRecord.read(folder)  # or the folder is none of a run, which it says
     if not folder.final.is_file():
         raise ConfigError(f"The run in {path} is not trained yet (it has no {folder.final.name}); run it first.")
     try:

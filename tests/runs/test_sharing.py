@@ -213,6 +213,9 @@ def test_refusals_are_one_sentence(hub, run, tmp_path, monkeypatch):
     live_at("http://127.0.0.1:1", monkeypatch)
     with pytest.raises(SourceError, match="cannot be reached"):
         pull(REPO, tmp_path)
+    with pytest.raises(ConfigError, match="not the folder of a run"):
+        push(tmp_path, REPO)
+    shutil.copy(Path(run) / "run.json", tmp_path)
     with pytest.raises(ConfigError, match="not trained yet"):
         push(tmp_path, REPO)
 
