@@ -68,12 +68,18 @@ def _variant(row: Row) -> str:
 
 
 def tick_text(label: str) -> str:
-    """Break a label into short lines.
+    """Break a label into short lines, at spaces and after opening brackets.
 
     >>> tick_text("gpt2_dtma backbone=scratch(symmetric_heads=2)")
-    'gpt2_dtma<br>backbone=scratch(symmetri<br>c_heads=2)'
+    'gpt2_dtma<br>backbone=scratch(<br>symmetric_heads=2)'
+    >>> tick_text("lamo backbone=x(heads=2)")
+    'lamo backbone=x(heads=2)'
     """
-    return "<br>".join(textwrap.wrap(label, _LABEL_WIDTH) or [label])
+    if len(label) <= _LABEL_WIDTH:
+        return label
+    mark = "\0"  # stands where a line may end and no space is
+    lines = textwrap.wrap(label.replace("(", f"({mark} "), _LABEL_WIDTH)
+    return "<br>".join(line.replace(f"{mark} ", "").replace(mark, "") for line in lines)
 
 
 def on_dark(colour: str) -> str:
