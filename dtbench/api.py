@@ -62,8 +62,8 @@ def aggregate(
     Returns:
         Four rows per complete model: `suite`, `source`, `preset`, `part` (2 and more: on other data), `model` (the
         row's label), `tasks` and `seeds` (how many), `statistic` (`iqm`, `median`, `mean`, `optimality_gap`),
-        `estimate`, `low`, `high` (missing below three seeds) and `coverage`, how often an interval of so many seeds and
-        tasks held the true value in simulation. A model that lacks a task has no rows.
+        `estimate`, `low`, `high` (missing below three seeds) and `coverage`, how often an interval over this many seeds
+        and tasks held the true value in simulation. A model that lacks a task has no rows.
 
     Raises:
         UnknownNameError: a suite, task or preset without results.

@@ -98,7 +98,7 @@ def grid(count: int, height: float, *, margin: float, least: int = 0, sharey: bo
     Args:
         count: of panels.
         height: of one, in inches.
-        margin: width in inches of what stands beside the panels: the rows' names or the legend.
+        margin: width in inches of the row names or the legend beside the panels.
         least: entries of the legend that the figure is high enough for.
         sharey: whether the panels have one y axis.
     """

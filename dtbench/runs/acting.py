@@ -26,7 +26,7 @@ _ONE = np.array([0])
 
 
 class RunPolicy:
-    """A trained run that acts in one environment, whoever steps it.
+    """A trained run as a policy for one environment, which the caller steps.
 
     It sees what it saw in the run's own evaluation: observations are normalised, returns scaled and windows built as
     there, so that the same environment and seed give the same return. It acts on the CPU.

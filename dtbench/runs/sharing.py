@@ -39,7 +39,7 @@ _OF_CHECKPOINT = "checkpoint_sha256"
 _REPO = re.compile(r"[\w.-]+(/[\w.-]+)?")
 #: What the hub's client speaks HTTP with, by its version; their errors have no class in common.
 _HTTP_CLIENTS = {"httpx", "httpx2", "httpcore", "requests", "urllib3"}
-#: Larger files are no records.
+#: A larger file is not a record.
 _LARGEST_JSON = 256 * 2**20
 
 

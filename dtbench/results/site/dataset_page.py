@@ -30,7 +30,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Datasets:
-    """What the site is told of data, which it does not read itself.
+    """Facts about datasets, passed in because the site does not read them itself.
 
     Attributes:
         found: fingerprint → facts, for the data on this machine.

@@ -89,7 +89,7 @@ def content(place: Place, model_paths: Mapping[str, str]) -> dict[str, Any]:
 def _row(
     section: Section, tasks: Sequence[str], row: Row, look: Mapping[str, Style], model_paths: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return a row as the tables show it; sort keys stand beside the texts."""
+    """Return a row as the tables show it, with the keys by which its cells sort."""
     place, matrix = section.rows.index(row), row.matrix(section.tasks)
     found: dict[str, Any] = {
         "place": place,
