@@ -57,16 +57,15 @@ def curves_of(section: Section) -> list[Curve]:
 
 def styles_of(section: Section, rows: Sequence[Row]) -> list[Curve]:
     """Return how rows of a section are drawn: a colour per model, and a line style per variant of the section."""
-    models = list(dict.fromkeys([*MODELS, *sorted({row.model for row in section.rows})]))
-    variants = sorted({_variant(row) for row in section.rows} | {""})
-    return [
-        Curve(
-            row,
-            COLOURS[models.index(row.model) % len(COLOURS)],
-            LINES[variants.index(_variant(row)) % len(LINES)],
-        )
-        for row in rows
-    ]
+    looks = looks_of(section.rows)
+    return [Curve(row, colour, LINES[variant % len(LINES)]) for row in rows for colour, variant in [looks[row.label]]]
+
+
+def looks_of(rows: Sequence[Row]) -> dict[str, tuple[str, int]]:
+    """Return label → (colour of the row's model, number of its variant among those of the section's rows)."""
+    models = list(dict.fromkeys([*MODELS, *sorted({row.model for row in rows})]))
+    variants = sorted({_variant(row) for row in rows} | {""})
+    return {row.label: (COLOURS[models.index(row.model) % len(COLOURS)], variants.index(_variant(row))) for row in rows}
 
 
 def _variant(row: Row) -> str:

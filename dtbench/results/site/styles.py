@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dtbench.registry import MODELS
-from dtbench.results.plots import COLOURS
+from dtbench.results.plots import COLOURS, looks_of
 from dtbench.results.sections import Row
 
 #: Plotly's dashes, one for each variant: none, then as `results.plots.LINES` as far as plotly has them.
@@ -46,14 +46,10 @@ class Style:
 
 def styles(rows: Sequence[Row]) -> dict[str, Style]:
     """Return label → style for the rows of a section."""
-    models = list(dict.fromkeys([*MODELS, *sorted({row.model for row in rows})]))
-    variants = sorted({_variant(row) for row in rows} | {""})
-    found = {}
-    for row in rows:
-        colour = COLOURS[models.index(row.model) % len(COLOURS)]
-        dash = DASHES[variants.index(_variant(row)) % len(DASHES)]
-        found[row.label] = Style(colour, on_dark(colour), dash, tick_text(row.label))
-    return found
+    return {
+        label: Style(colour, on_dark(colour), DASHES[variant % len(DASHES)], tick_text(label))
+        for label, (colour, variant) in looks_of(rows).items()
+    }
 
 
 def colours_of(model: str) -> tuple[str, str]:
@@ -61,10 +57,6 @@ def colours_of(model: str) -> tuple[str, str]:
     models = [*MODELS, model]
     colour = COLOURS[models.index(model) % len(COLOURS)]
     return colour, on_dark(colour)
-
-
-def _variant(row: Row) -> str:
-    return row.label.removeprefix(row.model)
 
 
 def tick_text(label: str) -> str:
