@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dtbench.data.behaviours.make.choose_atari import LEAST_HUMAN, WEAK
+from dtbench.data.behaviours.policy import datasets, environment
 from dtbench.environments.make import make_environment
 from dtbench.errors import UnknownNameError
 from dtbench.suites.atari import human_reference
@@ -54,6 +56,22 @@ def test_one_percent_tasks_have_the_papers_targets_and_dqn_zoos_references():
         assert task.score_target == DT_TARGETS[game]
         assert task.sources["dqn_replay"] == f"{game}-dqn-1pct"
         assert (task.reference.table, task.reference.random, task.reference.expert) == ("dqn_zoo", *HUMAN[game])
+
+
+def test_local_tasks_are_the_shipped_levels_with_the_papers_targets():
+    tasks = [task for task in load_suite("atari").tasks if "local" in task.sources]
+    assert {task.id for task in tasks} == {f"{game}-{level}" for game in GAMES for level in datasets(game)}
+    for task in tasks:
+        assert task.sources == {"local": task.id}
+        assert task.score_target == DT_TARGETS[game_of(task)]
+        assert environment(game_of(task))["env_id"] == task.env_id
+
+
+def test_a_level_that_plays_worse_than_a_tenth_of_a_human_is_called_by_what_it_is():
+    for game in GAMES:
+        human = {shot["step"]: shot["fresh"]["human_mean"] for shot in environment(game)["snapshots"] if "fresh" in shot}
+        for level, steps in datasets(game).items():
+            assert (human[steps[-1]] < LEAST_HUMAN) == (level in WEAK.values())
 
 
 def test_lamos_tasks():

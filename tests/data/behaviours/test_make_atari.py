@@ -189,7 +189,20 @@ def test_levels_are_shares_of_the_best():
     levels = choose_atari.choose_levels(training)
     # From −20 to 20: medium is nearest to 0.42, which is −3.2; the snapshot after the first above 0.6 does not count.
     assert levels == {"expert": [6], "medium": [3], "medium-replay": [0, 2, 3]}
-    assert choose_atari.choose_levels([shot(0, 1), shot(1, 1)]) == {"expert": [0], "medium": [0], "medium-replay": [0]}
+
+
+def test_random_play_is_no_level_of_a_training_that_rose_at_once():
+    """As of Seaquest: the first snapshot is nearly the best; medium is a later one, after the fall."""
+    training = [shot(0, 68), shot(1, 360), shot(2, 460), shot(3, 285), shot(4, 260), shot(5, 323)]
+    levels = choose_atari.choose_levels(training)
+    assert levels == {"expert": [2], "medium": [4], "medium-replay": [0, 4]}
+
+
+def test_levels_of_a_training_that_learned_nothing():
+    """All snapshots play alike, so that each is as near to a level as the others; random play is taken last."""
+    levels = choose_atari.choose_levels([shot(0, 1), shot(1, 1)])
+    assert levels == {"expert": [0], "medium": [1], "medium-replay": [0, 1]}
+    assert choose_atari.choose_levels([shot(0, 1)]) == {"expert": [0], "medium": [0], "medium-replay": [0]}
 
 
 def test_levels_below_a_tenth_of_a_human_are_called_by_what_they_are():

@@ -7,8 +7,8 @@ whole games, raw rewards, no sticky actions, actions sampled as in the rollouts.
 random play to the best snapshot. Then the levels are chosen:
 
 * `expert` is the best snapshot;
-* `medium` is the snapshot whose score is nearest to MEDIUM, among those before the training first exceeded TOO_GOOD, as
-  for MuJoCo (`choose.py`);
+* `medium` is the trained snapshot whose score is nearest to MEDIUM, among those before the training first exceeded
+  TOO_GOOD, as for MuJoCo (`choose.py`); where the first one already did, among all that did not;
 * `medium-replay` mixes random play, the snapshot before medium whose score is nearest to half of medium's, and medium.
 
 Three snapshots of two layers of 256 are 0.8 MB in float16, and a game's file has at most 1 MB; random play needs none.
@@ -101,9 +101,11 @@ def choose_levels(snapshots: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
     random, best = snapshots[0]["return_mean"], max(snapshots, key=lambda snapshot: snapshot["return_mean"])
     span = (best["return_mean"] - random) or 1.0
     scores = [(snapshot["return_mean"] - random) / span for snapshot in snapshots]
-    until = next((index for index, score in enumerate(scores) if score > TOO_GOOD), len(scores))
-    medium = _nearest(scores[:until], MEDIUM)
-    half = _nearest(scores[: medium + 1], scores[medium] / 2)
+    too_good = [index for index, score in enumerate(scores) if score > TOO_GOOD]
+    early = range(1, min(too_good, default=len(scores)))
+    candidates = early or [index for index in range(1, len(scores)) if index not in too_good] or [0]
+    medium = min(candidates, key=lambda index: abs(scores[index] - MEDIUM))
+    half = min(range(medium + 1), key=lambda index: abs(scores[index] - scores[medium] / 2))
     steps = {"expert": [best["step"]], "medium": [snapshots[medium]["step"]]}
     replay = sorted({0, snapshots[half]["step"], snapshots[medium]["step"]})
     return {**steps, "medium-replay": replay}
@@ -116,10 +118,6 @@ def named(levels: dict[str, list[int]], snapshots: Sequence[dict[str, Any]]) -> 
         WEAK[level] if human[steps[-1]] < LEAST_HUMAN else level: steps
         for level, steps in sorted(levels.items(), key=lambda item: list(WEAK).index(item[0]))
     }
-
-
-def _nearest(scores: Sequence[float], wanted: float) -> int:
-    return int(np.argmin(np.abs(np.asarray(scores) - wanted)))
 
 
 def export(folder: Path, output: Path, episodes: int, pool: ProcessPoolExecutor) -> tuple[str, dict[str, Any]]:
