@@ -2,12 +2,13 @@
 
     python benchmarks/perf/contexts.py                      # contexts of 20 to 1,000 steps
     python benchmarks/perf/contexts.py --contexts 20 100 --repeats 5
+    python benchmarks/perf/contexts.py --device cuda
 
-Ten environments act together, on one thread. The context is the steps that an action depends on: those of the window,
-or those of the episode so far. The memory is what the policy keeps of the ten episodes (the windows, or the last two
-steps and the state) and the most that PyTorch has allocated at once while it acts; weights are left out. All networks
-are as published but for `memory: episode`. The policies take their turn in every round; the ratios are those of the
-medians to `dt` with the least context.
+Ten environments act together, on one thread, in float32. The context is the steps that an action depends on: those of
+the window, or those of the episode so far. The memory is what the policy keeps of the ten episodes (the windows, or the
+last two steps and the state) and the most that PyTorch has allocated at once while it acts; weights are left out. All
+networks are as published but for `memory: episode`. The policies take their turn in every round; the ratios are those
+of the medians to `dt` with the least context.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Case(NamedTuple):
     context: int
     act: Callable[[], object]
     kept: int
+    device: torch.device
 
 
 def main() -> None:
@@ -49,10 +51,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contexts", type=int, nargs="+", default=[20, 50, 100, 200, 500, 1000])
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--device", type=torch.device, default="cpu")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     contexts = sorted(asked.contexts)
-    cases = [case(name, context) for name in MODELS for context in contexts]
+    cases = [case(name, context, asked.device) for name in MODELS for context in contexts]
     sys.stdout.write(table(cases, measure(cases, asked.repeats)))
 
 
@@ -69,18 +72,18 @@ def spaces(context: int) -> Spaces:
     return Spaces(Vector(11), unit_box(3), max(1000, context))
 
 
-def case(name: str, context: int) -> Case:
+def case(name: str, context: int, device: torch.device) -> Case:
     """Prepare a policy whose episodes have lasted `context` steps.
 
     The values of a state do not change what a step costs, so it is the initial one.
     """
-    module = build(name, context)
+    module = build(name, context).to(device)
     state = module.initial_state(ENVIRONMENTS)
+    seen = random_window(ENVIRONMENTS, context if state is None else LAST_STEPS, spaces(context))
+    seen = {name: value.to(device) for name, value in seen.items()}
     if state is None:
-        window = random_window(ENVIRONMENTS, context, spaces(context))
-        return Case(name, context, lambda: module.act(window), size(window.values()))
-    last = random_window(ENVIRONMENTS, LAST_STEPS, spaces(context))
-    return Case(name, context, lambda: module.act_step(last, state), size((*last.values(), *state)))
+        return Case(name, context, lambda: module.act(seen), size(seen.values()), device)
+    return Case(name, context, lambda: module.act_step(seen, state), size((*seen.values(), *state)), device)
 
 
 def size(tensors: Iterable[Tensor]) -> int:
@@ -91,6 +94,11 @@ def size(tensors: Iterable[Tensor]) -> int:
 @torch.no_grad()
 def memory(each: Case) -> int:
     """Return the bytes that a policy keeps, and the most that is allocated at once while it acts."""
+    if each.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(each.device)
+        before = torch.cuda.memory_allocated(each.device)
+        each.act()
+        return each.kept + torch.cuda.max_memory_allocated(each.device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         each.act()
     allocated = most = 0
@@ -108,6 +116,8 @@ def measure(cases: list[Case], repeats: int) -> list[float]:
         for each, seconds in zip(cases, taken, strict=True):
             began = time.perf_counter()
             each.act()
+            if each.device.type == "cuda":
+                torch.cuda.synchronize(each.device)
             if round_:  # the first warms up
                 seconds.append(time.perf_counter() - began)
     return [statistics.median(seconds) for seconds in taken]
