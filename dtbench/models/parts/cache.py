@@ -31,8 +31,10 @@ class KeyValueCache:
 
     def begin(self, unseen: Sequence[bool], device: torch.device) -> None:
         """Begin to compute new tokens; see `Trunk.extend`."""
-        self._kept = torch.tensor([place for place, hidden in enumerate(unseen) if not hidden], device=device)
-        self._kept = self._kept.long()
+        kept = [place for place, hidden in enumerate(unseen) if not hidden]
+        # Numbers that come from the CPU would make it wait for a GPU at each token of a search.
+        is_range = len(kept) in (0, len(unseen))
+        self._kept = torch.arange(len(kept), device=device) if is_range else torch.tensor(kept, device=device)
         own = torch.where(self._kept <= torch.arange(len(unseen), device=device)[:, None], 0.0, -torch.inf)
         self.bias = torch.nn.functional.pad(own, (self.length, 0))
 
