@@ -18,6 +18,9 @@ from dtbench.models.base import OfflineModule
 from dtbench.registry import model_entry
 from dtbench.testing import model_config
 
+#: Episodes that are evaluated beside others are equal to the last bit on an AMD EPYC (Zen 4). On an Intel Xeon with
+#: AMX returns differed by up to 1.5e-8 of their size (`dtbench/evaluation/acting.py`).
+SAME = 1e-6
 RNG = np.random.default_rng(0)
 HOPPER = EvaluationProtocol(
     env_id="Hopper-v5",
@@ -86,7 +89,7 @@ def test_equals_gymnasium_stepped_singly(delayed, one_thread):
     for index, seed in enumerate(done.seeds):
         expected, length = singly(model, protocol, 3600, seed)
         assert done.lengths[index] == length
-        assert done.returns[index] == pytest.approx(expected, rel=1e-9)  # summed in another order
+        assert done.returns[index] == pytest.approx(expected, rel=SAME)
 
 
 class Recorder:
@@ -323,7 +326,9 @@ def test_processes_share_the_episodes_of_an_evaluation(monkeypatch, episodes, pr
         evaluate_together(model, HOPPER, 3600.0, episodes, seed=4)
     assert all((share != 0).any(0).sum() == len(range(rank, episodes, processes)) for rank, share in enumerate(shares))
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda found: found.copy_(sum(shares)))
-    assert evaluate_together(model, HOPPER, 3600.0, episodes, seed=4) == alone
+    shared = evaluate_together(model, HOPPER, 3600.0, episodes, seed=4)
+    assert shared.returns == pytest.approx(alone.returns, rel=SAME)
+    assert (shared.lengths, shared.seeds) == (alone.lengths, alone.seeds)
 
 
 def test_mistakes_are_named():
