@@ -15,6 +15,7 @@ from dtbench.registry import MODELS
 from tests.commands import dtbench, main
 
 ROWS = 600
+SMOKE = ("--preset", "smoke", "--output")
 
 
 def write_logs(folder: Path) -> None:
@@ -99,6 +100,17 @@ def test_a_run_is_evaluated_again_with_what_it_recorded(tmp_path):
     assert record["protocol"]["actions"] == "greedy"
     again = json.loads(dtbench("evaluate", folder, "--episodes", 2, "--json"))
     assert again[0]["returns"] == result["scores"]["returns"]
+
+
+@pytest.mark.parametrize("task", ["breakout-medium", "seaquest-mid-training-replay"])
+def test_games_of_the_shipped_policies(task, tmp_path):
+    """The suite's own protocol and targets, on frames that are recorded here."""
+    dtbench("run", "--suite", "atari", "--task", task, "--source", "local", "--model", "bc", *SMOKE, tmp_path)
+    (file,) = tmp_path.rglob("seed-*.json")
+    result = json.loads(file.read_text(encoding="utf-8"))
+    assert (result["status"], result["task"]["source"]) == ("ok", "local")
+    assert result["task"]["dataset_id"] == f"local/{task}-r1-2000-s0"
+    assert result["task"]["score_target"] == {"breakout": 90, "seaquest": 1150}[task.split("-")[0]]
 
 
 def test_drawn_actions_of_a_continuous_task_are_refused(tmp_path, capsys):
