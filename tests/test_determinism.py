@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dtbench.determinism import generator, one_thread, seed_torch
+from dtbench.determinism import fixed_order, generator, one_thread, seed_torch
 
 
 def test_the_streams_keep_their_values():
@@ -26,6 +26,17 @@ def test_seed_step_rank_and_stream_all_count():
         seed_torch(*which)
         seeds.add(torch.initial_seed())
     assert len(seeds) == 4
+
+
+def test_cudnn_is_left_as_it_was_even_after_an_error():
+    assert not torch.backends.cudnn.deterministic
+    try:
+        with fixed_order():
+            assert torch.backends.cudnn.deterministic
+            raise KeyError
+    except KeyError:
+        pass
+    assert not torch.backends.cudnn.deterministic
 
 
 def test_one_thread_is_given_back_even_after_an_error():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 from dtbench.config import ACTIONS, require, require_one_of
-from dtbench.determinism import one_thread
+from dtbench.determinism import fixed_order, one_thread
 from dtbench.environments.make import make_environment
 from dtbench.evaluation.acting import Actors
 from dtbench.hardware import FLOAT32, autocast
@@ -189,7 +189,7 @@ def evaluate(
     horizon, kwargs = protocol.max_episode_steps, protocol.env_kwargs
     envs = [make_environment(protocol.env_id, horizon, mode, kwargs) for _ in seeds]
     try:
-        with one_thread(), torch.no_grad(), autocast(torch.device(device), precision):
+        with one_thread(), fixed_order(), torch.no_grad(), autocast(torch.device(device), precision):
             return _roll_out(policy, protocol, target, envs, seeds, torch.device(device), watch)
     finally:
         for env in envs:

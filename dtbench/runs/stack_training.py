@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 
 from dtbench.config import RunConfig
 from dtbench.data.datamodule import TrajectoryDataModule
+from dtbench.determinism import fixed_order
 from dtbench.evaluation.callback import EvaluationCallback
 from dtbench.models.base import OfflineModule
 from dtbench.models.checkpoint import load_checkpoint
@@ -89,7 +90,8 @@ def _fit_stack(seeds: Sequence[Seed], config: RunConfig) -> list[TrainingRecord 
     trainer = training_trainer(config, folders, [stopwatch, logs], checkpoints, logger=False)
     try:
         data = StackData([seed.data for seed in seeds])
-        trainer.fit(stack, datamodule=data, ckpt_path=readable(folders[0].latest), weights_only=True)
+        with fixed_order():
+            trainer.fit(stack, datamodule=data, ckpt_path=readable(folders[0].latest), weights_only=True)
     finally:
         logs.finalize()
     seconds, together = stopwatch.seconds, [seed.module.seed for seed in seeds]

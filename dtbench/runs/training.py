@@ -24,6 +24,7 @@ from dtbench import atomic
 from dtbench.config import COMPILE_MODES, HardwareConfig, RunConfig
 from dtbench.console import err
 from dtbench.data.datamodule import TrajectoryDataModule
+from dtbench.determinism import fixed_order
 from dtbench.errors import ConfigError
 from dtbench.hardware import started_by_srun, started_by_torchrun
 from dtbench.models.base import OfflineModule
@@ -122,7 +123,8 @@ def fit(
     own = [stopwatch, *(callbacks or [])]
     made = loggers(folder, config.hardware.loggers)
     trainer = training_trainer(config, [folder], own, AtomicCheckpointIO(), made or False)
-    trainer.fit(module, datamodule=data, ckpt_path=readable(folder.latest), weights_only=True)
+    with fixed_order():
+        trainer.fit(module, datamodule=data, ckpt_path=readable(folder.latest), weights_only=True)
     trainer.save_checkpoint(folder.final, weights_only=True)
     return record_training(trainer, stopwatch.seconds, module, config, folder, made)
 
