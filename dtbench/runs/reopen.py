@@ -17,8 +17,14 @@ from dtbench.runs.record import RunRecord
 from dtbench.spaces import Spaces
 
 if TYPE_CHECKING:
+    import torch
+
     from dtbench.evaluation.rollout import EvaluationProtocol
     from dtbench.models.base import OfflineModule
+    from dtbench.results.schema import TrainingRecord
+
+#: What results call devices on which no run is evaluated, beside the names of GPUs: those of Apple train, too.
+_NO_GPU = ("cpu", "mps")
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class OpenedRun:
 def evaluate_again(
     folder: str | Path, *, targets: Sequence[float] = (), episodes: int | None = None, seed: int | None = None
 ) -> list[dict[str, Any]]:
-    """Evaluate a finished run's weights again, at other targets or with more episodes.
+    """Evaluate a finished run's weights again, at other targets or with more episodes, on the device of the run.
 
     Args:
         folder: the run's folder, `…/<task>/seed-<n>`.
@@ -56,12 +62,13 @@ def evaluate_again(
 
     if not all(math.isfinite(target) for target in targets):
         raise ConfigError("A return target must be a finite number.")
-    run = open_run(folder)
+    run, device = open_run(folder), evaluation_device(RunFolder(Path(folder)))
+    run.module.to(device)
     rows = []
     for target in targets or [run.record.task.score_target]:
         count = episodes or run.config.evaluation.episodes
         start = run.record.seed if seed is None else seed
-        done = evaluate(run.module, run.protocol, target, count, start, precision=run.config.hardware.precision)
+        done = evaluate(run.module, run.protocol, target, count, start, device, precision=run.config.hardware.precision)
         normalized = run.record.task.reference.normalize(done.returns).tolist()
         rows.append(
             {
@@ -76,6 +83,18 @@ def evaluate_again(
             }
         )
     return rows
+
+
+def evaluation_device(folder: RunFolder) -> torch.device:
+    """Return where a run's evaluation is repeated: a GPU, if it was trained on one and this machine has one.
+
+    Elsewhere sums are added in another order, and an episode magnifies their rounding.
+    """
+    import torch
+
+    training = _recorded_training(folder)
+    on_gpu = training is not None and training.device not in _NO_GPU and torch.cuda.is_available()
+    return torch.device("cuda" if on_gpu else "cpu")
 
 
 def open_run(path: str | Path) -> OpenedRun:
@@ -135,10 +154,7 @@ def check_weights(folder: RunFolder) -> None:
     """
     from dtbench.runs.training import sha256
 
-    try:
-        training = read_result(folder.path.with_name(f"{folder.path.name}.json")).training
-    except ResultError:
-        return  # no result, or an older one: the weights still load or do not
+    training = _recorded_training(folder)
     if training is None or training.checkpoint_sha256 is None:
         return
     origin = folder.read_origin()
@@ -149,3 +165,11 @@ def check_weights(folder: RunFolder) -> None:
             f"{folder.final} is not the file that the result was measured with (its SHA-256 differs); "
             "restore it, or run again with --existing rerun."
         )
+
+
+def _recorded_training(folder: RunFolder) -> TrainingRecord | None:
+    """Return what the run's result says of its training; None without a result, or with an older one."""
+    try:
+        return read_result(folder.path.with_name(f"{folder.path.name}.json")).training
+    except ResultError:
+        return None

@@ -12,7 +12,9 @@ import torch
 
 from dtbench.errors import ConfigError, DtbenchError
 from dtbench.evaluation.rollout import episode_seeds, evaluate
+from dtbench.runs import reopen
 from dtbench.runs.acting import RunPolicy, open_policy
+from dtbench.runs.folder import RunFolder
 from dtbench.runs.reopen import evaluate_again
 from dtbench.spaces import Discrete, Spaces, Vector
 from tests.commands import dtbench, only_result
@@ -46,6 +48,22 @@ def test_another_target(finished_run):
     assert loop(policy, env, episode_seeds(4, 1)[0], target=500.0) == expected["returns"][0]
     assert policy.target == 500.0
     assert loop(policy, env, 11) == loop(policy, env, 11)  # nothing is left of the episode before
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "cuda", "expected"),
+    [("NVIDIA H100", True, "cuda"), ("NVIDIA H100", False, "cpu"), ("cpu", True, "cpu"), ("mps", True, "cpu")],
+)
+def test_an_evaluation_is_repeated_on_the_device_of_the_run(trained_on, cuda, expected, tmp_path, monkeypatch):
+    training = SimpleNamespace(training=SimpleNamespace(device=trained_on))
+    monkeypatch.setattr(reopen, "read_result", lambda path: training)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert reopen.evaluation_device(RunFolder(tmp_path)).type == expected
+
+
+def test_without_a_result_it_is_repeated_on_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert reopen.evaluation_device(RunFolder(tmp_path / "seed-0")).type == "cpu"
 
 
 class Drawing:
