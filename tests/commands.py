@@ -22,7 +22,8 @@ from dtbench.results.files import read_result
 from dtbench.results.schema import Result
 
 TASK = "hopper-medium"
-RUN = ("run", "--suite", "d4rl-short", "--preset", "smoke", "--task", TASK, "--source", "local")
+#: On the CPU everywhere: a stack, a loop and an evaluation repeat a run's numbers on its own device only.
+RUN = ("run", "--suite", "d4rl-short", "--preset", "smoke", "--task", TASK, "--source", "local", "--accelerator", "cpu")
 #: Long enough to be interrupted in the middle, and to have a process of its own.
 LONG = ("--set", "training.steps=400", "--set", "training.checkpoint_every=20", "--set", "training.log_every=1")
 RESULTS = "*@*/*/*/*/*/seed-*.json"
