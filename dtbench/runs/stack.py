@@ -4,9 +4,10 @@ A small model leaves a GPU idle between its many small kernels; a stack shares e
 the windows and dropout masks of its lone run, its gradients are clipped by their own norm, and AdamW works number by
 number: what differs from the lone run is the order in which sums are added up. After 50 steps in float32 on a CPU the
 losses of the sequence models and of `bc` differed by at most 5e-7 of their size, the actions by 7e-7 and the weights by
-4e-6 (`tests/runs/test_stack.py`); in bfloat16 the losses by up to 9e-3. On a GPU all this is unmeasured; there dropout
-masks come from one stream for all seeds, so that a seed equals its lone run in distribution only. A training that is
-unstable magnifies this rounding, as it does that of another machine or number of threads.
+4e-6 (`tests/runs/test_stack.py`); in bfloat16 the losses by up to 9e-3. On a GPU dropout masks come from one stream for
+all seeds, so that a seed equals its lone run in distribution only; without dropout a stack's losses on an H100 were
+those on a CPU (`tests/test_devices.py`). A training that is unstable magnifies this rounding, as it does that of
+another machine or number of threads.
 """
 
 from __future__ import annotations
