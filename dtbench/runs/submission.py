@@ -187,9 +187,6 @@ def _protocol(result: Result, task: Task) -> Iterator[str]:
     longest = max(result.measured.scores.lengths)
     if longest > task.max_episode_steps:
         yield f"an episode has {longest} steps, the task allows {task.max_episode_steps}; run it again."
-    cut = result.measured.evaluation.max_episode_steps
-    if cut is not None and cut < task.max_episode_steps:
-        yield f"its episodes were cut after {cut} steps, the task's have {task.max_episode_steps}; run it again."
     steps = result.model.config.get("data", {}).get("steps")
     if source == "local" and isinstance(steps, int):
         known = local.dataset_id(task.sources[source], steps)
@@ -215,6 +212,10 @@ def _configuration(result: Result, suite: Suite, task: Task) -> Iterator[str]:
     except DtbenchError as error:
         yield f"its configuration cannot be composed: {error}"
         return
+    cut, limit = result.measured.evaluation.max_episode_steps, own["evaluation"]["max_episode_steps"]
+    if cut != (limit if 0 < limit < task.max_episode_steps else None):
+        after = f"after {limit or task.max_episode_steps} at the preset {result.preset}"
+        yield f"its episodes were cut after {cut or task.max_episode_steps} steps, {after}; run it again."
     changed = changes_between(own, model.config)
     changed = [change for change in changed if not change.startswith("hardware.precision=")]
     recorded = [change for change in model.changes or [] if not change.startswith("hardware.precision=")]

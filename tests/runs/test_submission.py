@@ -111,6 +111,19 @@ def test_each_rule_names_the_file(submission, edit, sentence):
     assert any(line.startswith(f"error: {DT}/seed-") and sentence in line for line in found), found
 
 
+def test_a_preset_may_cut_episodes(submission):
+    """`quick` cuts those of Atari after 5,000 steps; uncut ones are another protocol."""
+    folder = "atari@1/local/quick/bc/pong-medium-replay"
+    shutil.copytree(PUBLISHED / folder, submission / folder, ignore=shutil.ignore_patterns("seed-?"))
+    assert errors(submission) == []
+    file = submission / folder / "seed-0.json"
+    content = json.loads(file.read_text())
+    assert content["evaluation"].pop("max_episode_steps") == 5000
+    file.write_text(json.dumps(content))
+    said = "its episodes were cut after 27000 steps, after 5000 at the preset quick; run it again."
+    assert errors(submission) == [f"error: {folder}/seed-0.json: {said}"]
+
+
 def test_a_suite_of_another_version_and_an_unknown_one(submission):
     for name, sentence in (("d4rl-short", "d4rl-short@1 now"), ("mine", "mine@7 is not one of ours")):
         moved = submission / f"{name}@7" / DT.partition("/")[2]
