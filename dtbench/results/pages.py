@@ -124,11 +124,11 @@ def trials_text(preset: str, count: int | None = None, suite: str = "", models: 
         preset: the preset's name; one that is not shipped has no record.
         count: the number where it is known from elsewhere, e.g. from a board; the preset's record is then left out.
         suite: the suite's name; the preset's settings for its domain have a record of their own.
-        models: those on the page; the record names models `without` trials.
+        models: those on the page; the record names models `without` trials, or has a number for each of some.
     """
     found: dict[str, Any] = _recorded_trials(preset, suite) if count is None else {"count": count}
-    count = found.get("count")
-    if not isinstance(count, int) or isinstance(count, bool):
+    number = _trials_of(found.get("count"), models)
+    if not number:
         return "Hyper-parameter trials per model: not recorded."
     how = [
         f"on {', '.join(map(str, found['tasks']))}" if isinstance(found.get("tasks"), list) else "",
@@ -137,7 +137,16 @@ def trials_text(preset: str, count: int | None = None, suite: str = "", models: 
     where = f" (table: {found['table']})" if isinstance(found.get("table"), str) else ""
     without = [model for model in found.get("without") or () if model in models]
     but = f"; none for {', '.join(without)}" if without else ""
-    return markdown_text(f"Hyper-parameter trials per model: {' '.join([str(count), *filter(None, how)])}{where}{but}.")
+    return markdown_text(f"Hyper-parameter trials per model: {' '.join([number, *filter(None, how)])}{where}{but}.")
+
+
+def _trials_of(count: Any, models: Collection[str]) -> str:
+    """Say how many trials there were: a number for all models, or of some each its own; "" for anything else."""
+    if isinstance(count, Mapping):
+        had = [f"{number} for {model}" for model, number in count.items() if model in models]
+        others = ["0 for the others"] if set(models) - set(count) else []
+        return ", ".join([*had, *others])
+    return str(count) if isinstance(count, int) and not isinstance(count, bool) else ""
 
 
 def _recorded_trials(preset: str, suite: str) -> dict[str, Any]:

@@ -139,6 +139,10 @@ def test_trials_are_those_that_the_preset_records(monkeypatch):
     )
     assert pages.trials_text("quick", models=["dt"]).endswith("budgets.md).")
     assert pages.trials_text("quick", suite="atari") == "Hyper-parameter trials per model: 0."
+    domains["atari"]["trials"]["count"] = {"dt": 8, "dc": 3}
+    assert pages.trials_text("quick", suite="atari", models=["dt"]) == "Hyper-parameter trials per model: 8 for dt."
+    both = pages.trials_text("quick", suite="atari", models=["dt", "bc"])
+    assert both == "Hyper-parameter trials per model: 8 for dt, 0 for the others."
     assert pages.trials_text("quick", 3) == "Hyper-parameter trials per model: 3."
     for odd in (None, [], {"count": "many"}, {"count": True}):
         monkeypatch.setattr(pages, "load_preset", lambda name, odd=odd: {"trials": odd})
