@@ -64,7 +64,8 @@ def test_wheel(wheel, tmp_path):
 
 
 def test_wheel_is_small(wheel):
-    assert wheel.stat().st_size < 15e6  # the shipped policies are about 5 MB, the bundled backbone 4 MB
+    # The policies are about 5 MB (MuJoCo) and 3 MB (Atari), the two bundled backbones 4 MB each.
+    assert wheel.stat().st_size < 16e6
 
 
 def test_sdist(tmp_path):

@@ -156,12 +156,16 @@ def mapping(value: object, field: str) -> dict[str, Any]:
 
 def mapping_of(value: object, field: str, check: Callable[[object, str], T]) -> dict[str, T]:
     """Return a mapping of texts to checked values."""
-    return {key: check(item, f"{field}.{key}") for key, item in mapping(value, field).items()}
+    return {key: check(item, f"{field}.{_on_one_line(key)}") for key, item in mapping(value, field).items()}
 
 
 def plain_mapping(value: object, field: str) -> dict[str, Any]:
     """Return a mapping of plain values (null, truth values, finite numbers, texts, lists and mappings of them)."""
     return mapping_of(value, field, _plain)
+
+
+def _on_one_line(key: str) -> str:
+    return key if key.isprintable() else shown(key)
 
 
 def _plain(value: object, field: str) -> Any:

@@ -80,6 +80,7 @@ WRONG = [
     of_suite("name", MISSING, "name is missing"),
     *[of_suite("version", bad, "version must be a positive whole number") for bad in (0, -1, "1", 1.0, True, None)],
     of_suite("description", 3, "description must be a text, not 3"),
+    of_suite("models", {"a\nb": None}, r"models\.'a\\nb' must be a mapping, not None"),
     of_suite("sources", "local", "sources must be a list, not 'local'"),
     of_suite("sources", ["local", "local"], "sources names 'local' twice"),
     of_suite("sources", [["local"]], r"sources\[0\] must be made of letters"),
