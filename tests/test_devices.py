@@ -105,7 +105,7 @@ def test_trainings_add_in_a_fixed_order(stacked, tmp_path):
 
 @pytest.fixture
 def exact(monkeypatch):
-    """cuDNN rounds float32 to TF32's ten bits in convolutions and recurrent cells, unless it is told not to."""
+    """Turn off TF32, with which cuDNN computes convolutions and recurrent cells in less than float32 by default."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
