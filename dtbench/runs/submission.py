@@ -214,8 +214,8 @@ def _configuration(result: Result, suite: Suite, task: Task) -> Iterator[str]:
         return
     cut, limit = result.measured.evaluation.max_episode_steps, own["evaluation"]["max_episode_steps"]
     if cut != (limit if 0 < limit < task.max_episode_steps else None):
-        after = f"after {limit or task.max_episode_steps} at the preset {result.preset}"
-        yield f"its episodes were cut after {cut or task.max_episode_steps} steps, {after}; run it again."
+        own_cut = f"the preset {result.preset} cuts them after {limit or task.max_episode_steps}"
+        yield f"its episodes were cut after {cut or task.max_episode_steps} steps, {own_cut}; run it again."
     changed = changes_between(own, model.config)
     changed = [change for change in changed if not change.startswith("hardware.precision=")]
     recorded = [change for change in model.changes or [] if not change.startswith("hardware.precision=")]

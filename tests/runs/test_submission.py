@@ -120,7 +120,7 @@ def test_a_preset_may_cut_episodes(submission):
     content = json.loads(file.read_text())
     assert content["evaluation"].pop("max_episode_steps") == 5000
     file.write_text(json.dumps(content))
-    said = "its episodes were cut after 27000 steps, after 5000 at the preset quick; run it again."
+    said = "its episodes were cut after 27000 steps, the preset quick cuts them after 5000; run it again."
     assert errors(submission) == [f"error: {folder}/seed-0.json: {said}"]
 
 
