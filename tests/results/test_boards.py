@@ -12,7 +12,6 @@ from dtbench.config import load_preset
 from dtbench.errors import ConfigError, ResultError
 from dtbench.registry import MODELS
 from dtbench.results import pages, stats
-from dtbench.results import pages
 from dtbench.results.boards import check_boards, load_boards, write_boards
 from tests import commands
 from tests.results import samples
