@@ -8,7 +8,7 @@ What is compared with what:
   changed;
 - the scores with the returns, the identity with the path;
 - the fingerprint of the data with that of the other records on the same dataset, here and among the published results.
-  Local data are a function of their recipe, but another processor or MuJoCo may round differently
+  Local data are a function of their recipe, but another MuJoCo or kind of processor may round differently
   (`data/sources/local.py`): a fingerprint unlike the published one is then a warning, because such results stand in a
   table of their own; of downloaded data it is an error.
 

@@ -63,14 +63,17 @@ def changed(place, value):
     return content
 
 
+def label(field, value):
+    """The same in every process: the repr of an object without one has its address."""
+    return f"no {field}" if value is MISSING else f"{field}={value!r:.30}"
+
+
 def in_task(field, value, expected):
-    return pytest.param(
-        ("tasks", 1, *field.split(".")), value, f"task 'hop-2': {expected}", id=f"{field}={value!r:.30}"
-    )
+    return pytest.param(("tasks", 1, *field.split(".")), value, f"task 'hop-2': {expected}", id=label(field, value))
 
 
 def of_suite(field, value, expected):
-    return pytest.param((field,), value, expected, id=f"{field}={value!r:.30}")
+    return pytest.param((field,), value, expected, id=label(field, value))
 
 
 WRONG = [

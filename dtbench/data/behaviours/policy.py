@@ -57,7 +57,32 @@ class SacActor:
         return np.clip(self.low + (squashed + 1) / 2 * (self.high - self.low), self.low, self.high)
 
     def _linear(self, x: NDArray[np.float32], layer: str) -> NDArray[np.float32]:
-        return x @ self.weights[f"{layer}.weight"].T + self.weights[f"{layer}.bias"]
+        return product(x, self.weights[f"{layer}.weight"]) + self.weights[f"{layer}.bias"]
+
+
+def product(x: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Multiply (B, in) by a weight (out, in), transposed: (B, out). Of one row the last bits are the same on x86 processors.
+
+    OpenBLAS (`kernel/x86_64/sgemv_t_4.c`) sums inputs in multiples of four with the same instructions everywhere. The
+    last one to three it adds in C, which its build fuses (one rounding for a product and its sum) for processors with
+    AVX-512 alone. Here they are added as there; without it, an episode soon differs from one processor to another.
+    """
+    whole = weight.shape[1] // 4 * 4
+    y = x[:, :whole] @ weight[:, :whole].T
+    rest = [(x[:, i, None], weight[:, i]) for i in range(whole, weight.shape[1])]
+    if not rest:
+        return y
+    if len(rest) == 1:
+        return _fused(*rest[0], y)
+    total = _fused(*rest[0], rest[1][0] * rest[1][1])
+    for pair in rest[2:]:
+        total = _fused(*pair, total)
+    return y + total
+
+
+def _fused(a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a · b + c, rounded once: in float64 the product of two float32 is exact."""
+    return (a.astype(np.float64) * b + c).astype(np.float32)
 
 
 def read_weights(file: Path, prefix: str = "") -> Weights:
