@@ -61,7 +61,7 @@ class SacActor:
 
 
 def product(x: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Multiply (B, in) by a weight (out, in), transposed: (B, out). One row has the same last bits on all x86 processors.
+    """Multiply (B, in) by a weight (out, in), transposed, to (B, out); a single row alike to the last bit on x86.
 
     OpenBLAS (`kernel/x86_64/sgemv_t_4.c`) sums inputs in multiples of four with the same instructions everywhere. The
     last one to three it adds in C, which its build fuses (one rounding for a product and its sum) for processors with
