@@ -42,6 +42,9 @@ from tests.commands import (
 )
 from tests.results import samples
 
+# Its tests keep two cores busy and wait for what other processes do: with pytest-xdist, one after the other.
+pytestmark = pytest.mark.xdist_group("processes")
+
 TWO = (*RUN, "--model", "dt", *LONG, "--seeds", "0,1", "--jobs", "2", "--output")
 
 

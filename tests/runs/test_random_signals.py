@@ -18,6 +18,9 @@ from dtbench.results.leaderboard import render
 from dtbench.results.schema import DONE
 from tests.commands import RUN, process, results, start, wait_until, workers_of
 
+# Its tests keep two cores busy and wait for what other processes do: with pytest-xdist, one after the other.
+pytestmark = pytest.mark.xdist_group("processes")
+
 COUNT = int(os.environ.get("DTBENCH_SIGNALS", "5"))
 SWEEP = (*RUN, "--model", "dt,bc", "--seeds", "0,1", "--jobs", "2")
 SWEEP += ("--set", "training.steps=300", "--set", "training.checkpoint_every=20", "--output")

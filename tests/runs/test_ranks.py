@@ -29,6 +29,9 @@ from tests.commands import (
     workers_of,
 )
 
+# Its tests keep two cores busy and wait for what other processes do: with pytest-xdist, one after the other.
+pytestmark = pytest.mark.xdist_group("processes")
+
 DDP = ("--accelerator", "cpu", "--strategy", "ddp")
 
 

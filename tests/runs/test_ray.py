@@ -40,7 +40,11 @@ from tests.commands import (
     workers_of,
 )
 
-pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed (extra `ray`)")
+# Its tests keep two cores busy and wait for what other processes do: with pytest-xdist, one after the other.
+pytestmark = [
+    pytest.mark.xdist_group("processes"),
+    pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed (extra `ray`)"),
+]
 
 #: Cloning whose steps take long enough to be interrupted, however fast the machine is.
 SLOW = """
