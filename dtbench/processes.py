@@ -31,8 +31,9 @@ def end_with_parent(parent_pid: int | None = None) -> None:
     """End this process within 3 s of its parent's end, even if the parent was killed by SIGKILL.
 
     A background thread waits for the parent's end. It then sends this process SIGTERM, so that the process can clean
-    up as it would when asked to stop, and ends it for good 1 s later. Linux's PR_SET_PDEATHSIG needs no thread, but it
-    reacts to the end of the *thread* that started this process, which may end long before the parent does.
+    up as it would when asked to stop, and ends it for good 1 s later, or half a second after that by SIGALRM: while the
+    interpreter is taken down, which may take seconds, no thread can run. Linux's PR_SET_PDEATHSIG needs no thread, but
+    it reacts to the end of the *thread* that started this process, which may end long before the parent does.
     Call it once, early. It does nothing on Windows, where a process keeps the id of its dead parent.
 
     Args:
@@ -47,6 +48,7 @@ def end_with_parent(parent_pid: int | None = None) -> None:
 
 def _watch(parent: int) -> None:
     _wait_for_end(parent)
+    signal.setitimer(signal.ITIMER_REAL, _GRACE_S + 0.5)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_S)
     os._exit(128 + signal.SIGTERM)

@@ -10,7 +10,10 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and parent ids are POSIX's")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(os.name != "posix", reason="signals and parent ids are POSIX's"),
+]
 
 #: Started as `python -c PARENT <code of the child> <descriptor>`: starts the child and waits to be killed.
 PARENT = """

@@ -42,8 +42,7 @@ from tests.commands import (
 )
 from tests.results import samples
 
-# Its tests keep two cores busy and wait for what other processes do: with pytest-xdist, one after the other.
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.alone
 
 TWO = (*RUN, "--model", "dt", *LONG, "--seeds", "0,1", "--jobs", "2", "--output")
 

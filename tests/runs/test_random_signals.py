@@ -18,8 +18,7 @@ from dtbench.results.leaderboard import render
 from dtbench.results.schema import DONE
 from tests.commands import RUN, process, results, start, wait_until, workers_of
 
-# Its tests keep two cores busy and wait for what other processes do: with pytest-xdist, one after the other.
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.alone
 
 COUNT = int(os.environ.get("DTBENCH_SIGNALS", "5"))
 SWEEP = (*RUN, "--model", "dt,bc", "--seeds", "0,1", "--jobs", "2")

@@ -29,8 +29,7 @@ from tests.commands import (
     workers_of,
 )
 
-# Its tests keep two cores busy and wait for what other processes do: with pytest-xdist, one after the other.
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.alone
 
 DDP = ("--accelerator", "cpu", "--strategy", "ddp")
 

@@ -40,9 +40,8 @@ from tests.commands import (
     workers_of,
 )
 
-# Its tests keep two cores busy and wait for what other processes do: with pytest-xdist, one after the other.
 pytestmark = [
-    pytest.mark.xdist_group("processes"),
+    pytest.mark.alone,
     pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed (extra `ray`)"),
 ]
 
