@@ -12,6 +12,8 @@ import time
 _POLL_S = 0.25
 #: Seconds that a process has for its own clean-up after its parent ended; to free its memory may take another second.
 _GRACE_S = 1.0
+#: Seconds after its parent's end when the system ends the process, if its interpreter no longer can.
+_LAST_S = 1.5
 
 
 def is_alive(pid: int) -> bool:
@@ -48,7 +50,7 @@ def end_with_parent(parent_pid: int | None = None) -> None:
 
 def _watch(parent: int) -> None:
     _wait_for_end(parent)
-    signal.setitimer(signal.ITIMER_REAL, _GRACE_S + 0.5)
+    signal.setitimer(signal.ITIMER_REAL, _LAST_S)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_S)
     os._exit(128 + signal.SIGTERM)

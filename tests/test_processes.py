@@ -58,8 +58,10 @@ def read_until(pipe: int, wanted: bytes | None) -> bytes:
         ("del os.pidfd_open" if hasattr(os, "pidfd_open") else "", b""),
         ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", b""),
         ("signal.signal(signal.SIGTERM, signal.default_int_handler)", b"cleaned up"),
+        # As while the interpreter is taken down: no other thread runs until a call into C returns.
+        ("import ctypes; signal.signal(signal.SIGTERM, lambda *_: ctypes.PyDLL(None).sleep(100))", b""),
     ],
-    ids=["as it is", "by polling", "SIGTERM ignored", "SIGTERM handled"],
+    ids=["as it is", "by polling", "SIGTERM ignored", "SIGTERM handled", "no thread can run"],
 )
 def test_the_child_of_a_killed_parent_ends(before, expected, parent):
     ours, theirs = os.pipe()

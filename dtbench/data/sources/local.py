@@ -11,8 +11,10 @@ The steps are rolled out in shards of at most `SHARD_STEPS`, each with its own s
 (recipe version, dataset, seed, steps) and not of the number of workers. A shard has exactly its number of steps: its
 last episode is cut there and marked as truncated. Games are longer than episodes of MuJoCo, several thousand steps in
 Pong, so that their shards are longer, too (`ATARI_SHARD_STEPS`): fewer are cut, and the frames of a shard are 176 MB.
-With another version of MuJoCo, gymnasium or numpy, or on a processor that is not x86, the steps may round differently,
-which shows in the fingerprint; x86 processors with and without AVX-512 roll out the same data (`policy.product`).
+With another version of MuJoCo, gymnasium or numpy, or on a processor that is not x86, the physics or the policy may
+round differently, which shows in the fingerprint; on x86, `policy.product` rounds as the published data were rounded.
+ALE computes with integers, and only the policy may round: two datasets of Breakout were the same on an AMD EPYC and on
+an Intel Xeon.
 """
 
 from __future__ import annotations
