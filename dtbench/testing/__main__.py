@@ -1,4 +1,4 @@
-"""The second process of the check `two-processes`: `python -m dtbench.testing MODEL FOLDER`."""
+"""The trainings of the check `two-processes`: `python -m dtbench.testing FOLDER …`."""
 
 from __future__ import annotations
 
@@ -36,18 +36,23 @@ def _digest(module: torch.nn.Module) -> str:
     return hashlib.sha256(values.numpy().tobytes()).hexdigest()
 
 
-def main() -> None:
-    """Train a model for three steps in two processes; Lightning starts this command again for the second one."""
-    target, folder = sys.argv[1], Path(sys.argv[2])
-    quieten_libraries()
-    model = model_entry(target).load()
+def train(folder: Path) -> None:
+    """Train the folder's subject for three steps and write what this rank saw and got."""
     content = json.loads((folder / "subject.json").read_text(encoding="utf-8"))
+    model = model_entry(content["target"]).load()
     module = model(from_dict(content["config"], model.Config), Spaces.of(content["spaces"]))
     digests = _Digests()
     initial = _digest(module)
     fit_steps(module, folder, 3, callbacks=[digests], devices=2, strategy="ddp")
     seen = {"windows": digests.seen, "initial_weights": initial, "weights": _digest(module)}
     (folder / f"rank-{module.global_rank}.json").write_text(json.dumps(seen), encoding="utf-8")
+
+
+def main() -> None:
+    """Train in every folder; the first training lets Lightning start this command again as the second process."""
+    quieten_libraries()
+    for folder in sys.argv[1:]:
+        train(Path(folder))
 
 
 if __name__ == "__main__":

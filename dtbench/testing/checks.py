@@ -8,7 +8,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -338,13 +338,25 @@ def check_two_processes(subject: Subject, folder: Path) -> str | None:
     """Require that two processes train on different windows and keep equal weights."""
     if "<locals>" in subject.target or subject.target.startswith("__main__:"):
         return "left out: another process cannot import this class"
-    small_store(folder, subject.spaces)
-    content = {"config": subject.config.to_dict(), "spaces": subject.spaces.to_dict()}
-    (folder / "subject.json").write_text(json.dumps(content), encoding="utf-8")
+    train_in_two_processes({folder: subject})
+    require_equal_weights(folder)
+    return None
+
+
+def train_in_two_processes(subjects: Mapping[Path, Subject]) -> None:
+    """Train each subject for three steps in its folder, one after the other, in the same two processes."""
+    for folder, subject in subjects.items():
+        small_store(folder, subject.spaces)
+        content = {
+            "target": subject.target,
+            "config": subject.config.to_dict(),
+            "spaces": subject.spaces.to_dict(),
+        }
+        (folder / "subject.json").write_text(json.dumps(content), encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     for variable in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(variable, None)
-    command = [sys.executable, "-m", "dtbench.testing", subject.target, str(folder)]
+    command = [sys.executable, "-m", "dtbench.testing", *map(str, subjects)]
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=_TIMEOUT_S
@@ -353,12 +365,15 @@ def check_two_processes(subject: Subject, folder: Path) -> str | None:
         raise ContractError(f"Two processes do not finish three steps in {_TIMEOUT_S} s: do they wait?") from error
     lines = done.stderr.strip().splitlines()
     _require(done.returncode == 0, f"Training in two processes fails: {lines[-1] if lines else 'without a message'}")
+
+
+def require_equal_weights(folder: Path) -> None:
+    """Require that two processes saw different windows and ended with equal weights, other than the initial ones."""
     first, second = (json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(2))
     differ = all(a != b for a, b in zip(first["windows"], second["windows"], strict=True))
     _require(differ and len(first["windows"]) == 3, "Two processes see the same windows.")
     _require(first["weights"] == second["weights"], "The weights of two processes drift apart.")
     _require(first["weights"] != first["initial_weights"], "Training in two processes does not change the weights.")
-    return None
 
 
 CHECKS = (

@@ -13,12 +13,14 @@ import torch
 from dtbench.errors import ConfigError, UnknownNameError
 from dtbench.registry import MODELS
 from dtbench.testing import CHECKS, KINDS, ContractError, Subject, check_model, run_checks
+from dtbench.testing.checks import require_equal_weights, train_in_two_processes
 from tests.commands import dtbench, main
 from tests.models import broken
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-#: Two processes take about 17 s per model to start: two kinds of models are enough for every change.
-QUICK = {"dt", "bc"}
+#: Two processes take about 17 s to start: two kinds of models are enough for every change, and CI alone trains the
+#: others, one after the other in the same two processes.
+IN_TWO_PROCESSES = {"dt", "bc"}
 BY_NAME = {check.name: check for check in CHECKS}
 
 
@@ -32,15 +34,22 @@ VARIANTS = [
     ("dmamba", "model.memory=episode"),
     ("dlstm", "model.memory=window"),
     ("cql", "model.value_loss=hl_gauss"),
+    # The Decision Transformer's own cloning, small.
+    ("bc10", "model.states=window", "model.dropout=0.1", "model.layers=3"),
 ]
 
 
+def variants():
+    """Yield every model, as its name and overrides, and those that switches make of one."""
+    yield from ((name,) for name in MODELS)
+    yield from VARIANTS
+
+
 def cases():
-    for name, *overrides in [*((name,) for name in MODELS), *VARIANTS]:
+    for name, *overrides in variants():
         for check in CHECKS:
-            slow = check.name == "two-processes" and name not in QUICK
-            label = "-".join((name, *overrides, check.name))
-            yield pytest.param(name, overrides, check, id=label, marks=[pytest.mark.slow] if slow else [])
+            if check.name != "two-processes" or (name in IN_TWO_PROCESSES and not overrides):
+                yield pytest.param(name, overrides, check, id="-".join((name, *overrides, check.name)))
 
 
 @pytest.mark.parametrize(("name", "overrides", "check"), cases())
@@ -48,16 +57,26 @@ def test_contract(name, overrides, check, tmp_path):
     check.run(Subject.find(name, overrides), tmp_path)
 
 
+@pytest.mark.slow
+def test_other_models_in_two_processes(tmp_path):
+    chosen = [words for words in variants() if words[0] not in IN_TWO_PROCESSES or len(words) > 1]
+    subjects = {tmp_path / "-".join((name, *overrides)): Subject.find(name, overrides) for name, *overrides in chosen}
+    for name, kind in (("dt", "vector/discrete"), ("dt", "frames/discrete"), ("cql", "vector/discrete")):
+        subjects[tmp_path / f"{name}-{kind.replace('/', '-')}"] = Subject.find(name, (), KINDS[kind])
+    train_in_two_processes(subjects)
+    for folder in subjects:
+        require_equal_weights(folder)
+
+
 def cases_of_other_kinds():
     """Yield every model on frames and discrete actions.
 
-    CI alone tries what depends on the kind less, and trains all models; two processes, which start slowly, are tried
-    with two models.
+    CI alone tries what depends on the kind less, and trains all models.
     """
     for kind in KINDS:
         for name in MODELS if kind != DEFAULT else ():
             for check in CHECKS:
-                if (name, kind) in REFUSED or (check.name == "two-processes" and name not in ("dt", "cql")):
+                if (name, kind) in REFUSED or check.name == "two-processes":
                     continue
                 slow = check.name not in ("act", "reaction", "causality", "padding", "learning")
                 slow |= check.name == "learning" and name not in ("dt", "cql")

@@ -1,4 +1,4 @@
-"""A training in two processes: `python -m tests.runs.two_processes FOLDER`, which Lightning starts again."""
+"""Trainings in two processes: `python -m tests.runs.two_processes FOLDER …`, which Lightning starts again."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def draw_by_state(module: ConservativeQLearning) -> None:
 
 
 def main() -> None:
-    """Train, and write every rank's losses and weights."""
+    """Train in every folder, and write every rank's losses and weights there."""
     quieten_libraries()
-    folder = Path(sys.argv[1])
-    module, losses = build(folder), Losses()
-    quiet_trainer([losses], devices=2, strategy="ddp").fit(module, datamodule=data(folder, module))
-    rank = module.global_rank
-    (folder / f"losses-{rank}.json").write_text(json.dumps(losses.values), encoding="utf-8")
-    torch.save(module.state_dict(), folder / f"weights-{rank}.pt")
+    for folder in map(Path, sys.argv[1:]):
+        module, losses = build(folder), Losses()
+        quiet_trainer([losses], devices=2, strategy="ddp").fit(module, datamodule=data(folder, module))
+        rank = module.global_rank
+        (folder / f"losses-{rank}.json").write_text(json.dumps(losses.values), encoding="utf-8")
+        torch.save(module.state_dict(), folder / f"weights-{rank}.pt")
 
 
 if __name__ == "__main__":
