@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,19 +188,28 @@ def test_a_damaged_file_is_set_aside_and_the_run_is_done_again(tmp_path, name, h
         assert (folder.path / f"{name}.unreadable").exists()
 
 
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, shared_home):
+    """An interrupted run with a checkpoint to go on from."""
+    output = tmp_path_factory.mktemp("interrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DTBENCH_HOME", str(shared_home))
+        with start(*RUN, "--model", "bc", *LONG, "--output", output) as child:
+            wait_until(lambda: list(output.rglob("latest.ckpt")))
+            child.send_signal(signal.SIGTERM)
+            child.communicate(timeout=60)
+    return output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["empty", "cut", "random", "another kind"])
-def test_a_damaged_checkpoint_starts_the_training_afresh(tmp_path, how):
-    words = (*RUN, "--model", "bc", *LONG, "--output", tmp_path)
-    with start(*words) as child:
-        wait_until(lambda: list(tmp_path.rglob("latest.ckpt")))
-        child.send_signal(signal.SIGTERM)
-        child.communicate(timeout=60)
-    damage(changed_folder(tmp_path).latest, how)
-    done = process(*words)
-    assert done.returncode == 0, done.stderr
-    assert only_result(tmp_path).status == DONE
-    assert changed_folder(tmp_path).latest.with_name("latest.ckpt.unreadable").exists()
+def test_a_damaged_checkpoint_starts_the_training_afresh(tmp_path, interrupted, how):
+    output = tmp_path / "results"
+    shutil.copytree(interrupted, output)
+    damage(changed_folder(output).latest, how)
+    dtbench(*RUN, "--model", "bc", *LONG, "--output", output)
+    assert only_result(output).status == DONE
+    assert changed_folder(output).latest.with_name("latest.ckpt.unreadable").exists()
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
