@@ -57,15 +57,45 @@ def test_contract(name, overrides, check, tmp_path):
     check.run(Subject.find(name, overrides), tmp_path)
 
 
+def others_in_two_processes():
+    """Yield what CI alone trains in two processes: a name, overrides, and the kind of task."""
+    for name, *overrides in variants():
+        if name not in IN_TWO_PROCESSES or overrides:
+            yield name, tuple(overrides), DEFAULT
+    for kind in KINDS:
+        for name in ("dt", "cql"):
+            if (name, kind) not in REFUSED and kind != DEFAULT:
+                yield name, (), kind
+
+
+OTHERS = {"-".join((name, *words, kind)): (name, words, kind) for name, words, kind in others_in_two_processes()}
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory) -> dict[str, Path]:
+    """Train the others, one after the other, in the same two processes; return where."""
+    here = tmp_path_factory.mktemp("others")
+    folders = {case: here / case.replace("/", "-") for case in OTHERS}
+    train_in_two_processes(
+        {folders[case]: Subject.find(name, words, KINDS[kind]) for case, (name, words, kind) in OTHERS.items()}
+    )
+    return folders
+
+
 @pytest.mark.slow
-def test_other_models_in_two_processes(tmp_path):
-    chosen = [words for words in variants() if words[0] not in IN_TWO_PROCESSES or len(words) > 1]
-    subjects = {tmp_path / "-".join((name, *overrides)): Subject.find(name, overrides) for name, *overrides in chosen}
-    for name, kind in (("dt", "vector/discrete"), ("dt", "frames/discrete"), ("cql", "vector/discrete")):
-        subjects[tmp_path / f"{name}-{kind.replace('/', '-')}"] = Subject.find(name, (), KINDS[kind])
-    train_in_two_processes(subjects)
-    for folder in subjects:
-        require_equal_weights(folder)
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_models_in_two_processes(case, others):
+    require_equal_weights(others[case])
+
+
+@pytest.mark.slow
+def test_a_model_that_drifts_apart_is_found_behind_a_sound_one(tmp_path):
+    train_in_two_processes(
+        {tmp_path / model.__name__: Subject.find(model) for model in (broken.Sound, broken.DriftsApart)}
+    )
+    require_equal_weights(tmp_path / "Sound")
+    with pytest.raises(ContractError, match="drift apart"):
+        require_equal_weights(tmp_path / "DriftsApart")
 
 
 def cases_of_other_kinds():
