@@ -16,12 +16,13 @@ from torch.distributions import Normal
 from dtbench.config import RunConfig
 from dtbench.models.base import SequencePolicy, Window
 from dtbench.models.parts.actions import action_loss, mean_over_processes, mean_over_real
+from dtbench.models.parts.cache import KeyValueCache
 from dtbench.models.parts.heads import ActionHead, Float32Linear
 from dtbench.models.parts.initial_weights import shrink
 from dtbench.models.parts.mixers import HeadDropoutAttention
 from dtbench.models.parts.options import SMALL, ReinformerConfig
 from dtbench.models.parts.returns import expectile_loss
-from dtbench.models.parts.tokens import ACTION_FROM, RETURN_FROM, TOKENS_PER_STEP, StateFirstEmbedding
+from dtbench.models.parts.tokens import ACTION_FROM, RETURN_FROM, TOKENS_PER_STEP, StateFirstEmbedding, by_length
 from dtbench.models.parts.trunk import Trunk
 from dtbench.spaces import Continuous, Spaces
 
@@ -38,6 +39,7 @@ class Reinformer(SequencePolicy):
 
     Config = ReinformerConfig
     options: ReinformerConfig
+    embedding: StateFirstEmbedding
 
     def __init__(self, config: RunConfig, spaces: Spaces | Mapping[str, Any], seed: int = 0) -> None:
         super().__init__(config, spaces, seed)
@@ -119,11 +121,22 @@ class Reinformer(SequencePolicy):
 
     def act(self, window: Window) -> Tensor:
         """Predict the return of each step from the first on, and the last step's action with the last of them."""
-        returns = torch.zeros_like(window["returns_to_go"])
-        for step in range(returns.shape[1]):
-            tokens, token_mask = self.embedding({**window, "returns_to_go": returns})
-            until = TOKENS_PER_STEP * step + 1  # up to this step's state
-            feature = self.trunk(tokens[:, :until], token_mask[:, :until], slice(-1, None))
-            returns[:, step] = self.return_head(feature)[:, 0, 0]
-        tokens, token_mask = self.embedding({**window, "returns_to_go": returns})
-        return self.head(self.trunk(tokens[:, :-1], token_mask[:, :-1], slice(-1, None)))[:, 0].float()
+        mask = window["padding_mask"]
+        actions = torch.zeros(len(mask), self.spaces.action.size, device=mask.device)
+        for rows, count in by_length(mask):
+            actions[rows] = self._last_actions({name: value[rows, -count:] for name, value in window.items()}).float()
+        return actions
+
+    @torch.no_grad()
+    def _last_actions(self, window: Window) -> Tensor:
+        """Do as `act` with windows (B, K) without padding; each token is computed once: (B, action size)."""
+        timesteps, steps = window["timesteps"], window["timesteps"].shape[1]
+        tokens, _ = self.embedding(window)  # those of the returns are replaced
+        cache = KeyValueCache(len(self.trunk.blocks), tokens.shape[1])
+        new = tokens[:, :1]
+        for step in range(steps):
+            of_state = self.trunk.extend(new, cache, [False] * new.shape[1])[:, -1]
+            asked = self.embedding.return_token(self.return_head(of_state)[:, 0], timesteps[:, step])
+            after = TOKENS_PER_STEP * step + 2  # this step's action, and the next state
+            new = torch.cat((asked, tokens[:, after : after + 2]), dim=1)
+        return self.head(self.trunk.extend(new[:, :1], cache, [False])[:, 0])

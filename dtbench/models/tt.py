@@ -21,6 +21,7 @@ from dtbench.models.parts.heads import Float32Linear
 from dtbench.models.parts.memory import Numbers, trunk_bytes
 from dtbench.models.parts.mixers import Attention
 from dtbench.models.parts.options import TrajectoryTransformerConfig
+from dtbench.models.parts.tokens import by_length
 from dtbench.models.parts.trunk import TokenMask, Trunk, TrunkConfig
 from dtbench.spaces import Continuous, Discrete, Spaces
 
@@ -195,10 +196,9 @@ class TrajectoryTransformer(OfflineModule):
 
     def act(self, window: Window) -> Tensor:
         """Search for plans and return their first actions; what is drawn comes from `window["draws"]`."""
-        filled = window["padding_mask"].sum(dim=1)
-        actions = torch.zeros(len(filled), self.spaces.action.size, device=filled.device)
-        for count in filled.unique().tolist():  # in an evaluation all have as many steps
-            rows = (filled == count).nonzero()[:, 0]
+        mask = window["padding_mask"]
+        actions = torch.zeros(len(mask), self.spaces.action.size, device=mask.device)
+        for rows, count in by_length(mask):
             part = {name: window[name][rows, -count:] for name in _ACTED_ON}
             actions[rows] = self._first_actions(self.plan({**part, "draws": window["draws"][rows]})[0])
         return actions

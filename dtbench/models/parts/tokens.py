@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,13 @@ def embed_actions(space: Continuous | Discrete, width: int, kind: str = "linear"
 def places(token_mask: Tensor) -> Tensor:
     """Count tokens from the first real one: (B, T) bool, True = real → (B, T) int64; 0 where padded."""
     return (token_mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def by_length(padding_mask: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """Group windows (B, K) bool by their number of real steps: rows (n,) int64, and the number; often there is one."""
+    filled = padding_mask.sum(dim=1)
+    for count in filled.unique().tolist():
+        yield (filled == count).nonzero()[:, 0], count
 
 
 def first_returns_only(token_mask: Tensor) -> Tensor:
@@ -143,6 +151,11 @@ class StateFirstEmbedding(TrajectoryEmbedding):
         """Embed s, R̂ and a, without their time: (B, K, 3, width)."""
         returns, states, actions = super().content(window).unbind(dim=2)
         return torch.stack((states, returns, actions), dim=2)
+
+    def return_token(self, returns: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the token R̂ of one step of each window, as in `forward`: (B,) and (B,) int64 → (B, 1, width)."""
+        token: Tensor = self.norm(self.embed_return(returns[:, None]) + self.embed_timestep(timesteps))
+        return token[:, None]
 
 
 class MinGptEmbedding(TokenEmbedding):
