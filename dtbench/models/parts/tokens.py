@@ -60,7 +60,14 @@ def places(token_mask: Tensor) -> Tensor:
 
 
 def by_length(padding_mask: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Group windows (B, K) bool by their number of real steps: rows (n,) int64, and the number; often there is one."""
+    """Group windows by their number of real steps, which in an evaluation is the same for all.
+
+    Args:
+        padding_mask: (B, K) bool, True = real.
+
+    Yields:
+        Rows (n,) int64, and how many real steps each of them ends with.
+    """
     filled = padding_mask.sum(dim=1)
     for count in filled.unique().tolist():
         yield (filled == count).nonzero()[:, 0], count
