@@ -43,8 +43,6 @@ from tests.commands import (
 )
 from tests.results import samples
 
-pytestmark = pytest.mark.alone
-
 TWO = (*RUN, "--model", "dt", *LONG, "--seeds", "0,1", "--jobs", "2", "--output")
 
 
@@ -61,6 +59,7 @@ def changed_folder(output: Path, seed: int = 0) -> RunFolder:
 # --- signals
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_scheduler_or_a_closed_terminal_stops_a_command_as_ctrl_c_does(tmp_path, number):
@@ -76,6 +75,7 @@ def test_a_scheduler_or_a_closed_terminal_stops_a_command_as_ctrl_c_does(tmp_pat
     assert workers_of(tmp_path) == []
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_workers_end_with_a_command_that_was_killed(tmp_path):
     with start(*TWO, tmp_path) as child:
@@ -85,6 +85,7 @@ def test_workers_end_with_a_command_that_was_killed(tmp_path):
         wait_until(lambda: not workers_of(tmp_path), seconds=3)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("words", [("leaderboard", samples.RECORDED), ("list", "suites"), (*RUN, "-m", "dt")])
 @pytest.mark.parametrize("after", [0.15, 0.6])
 def test_every_command_can_be_interrupted_from_its_first_moments(tmp_path, words, after):
@@ -102,6 +103,7 @@ def test_every_command_can_be_interrupted_from_its_first_moments(tmp_path, words
         assert text.strip().splitlines()[-1].startswith("dtbench: interrupted by SIGINT")
 
 
+@pytest.mark.alone
 def test_a_launcher_that_fails_stops_its_workers_first(tmp_path, monkeypatch):
     plans = plan_runs(RunRequest(models=["dt"], preset="smoke", tasks=[TASK], output=tmp_path, source="local"))
 
@@ -134,6 +136,7 @@ def test_a_run_is_locked_while_it_is_worked_on(tmp_path):
     assert [entry.name for entry in folder.path.iterdir()] == [folder.lock_file.name]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_two_commands_share_the_work_and_never_train_the_same_run(tmp_path):
     longer = (

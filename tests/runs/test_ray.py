@@ -68,7 +68,7 @@ from dtbench.runs.launchers import ray
 ray.mark_in = lambda folder: Path("/nowhere/mark")
 main()
 """
-SEEDS = 12
+SEEDS = 6
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2}
 OFTEN = ("--set", "training.steps=60", "--set", "training.checkpoint_every=5", "--set", "training.log_every=1")
 
@@ -200,37 +200,38 @@ def test_a_killed_worker_and_a_killed_node_cost_nothing(tmp_path, cluster, model
 
 
 @pytest.mark.slow
-def test_the_loss_of_the_head_is_said_in_a_sentence_and_the_same_line_goes_on(tmp_path, cluster, model, monkeypatch):
-    words = (*RUN, "--model", model, *OFTEN, "--seeds", "0-3", "--output", tmp_path)
-    with start(*words, "--launcher", "ray", "--address", cluster.address) as driver:
-        wait_until(lambda: any(busy_on(cluster, number, tmp_path) for number in range(3)))
+def test_ctrl_c_calls_the_runs_off_and_the_loss_of_the_head_is_said_in_a_sentence(
+    tmp_path, cluster, model, monkeypatch
+):
+    words = (*RUN, "--model", model, *OFTEN, "--seeds", "0-3")
+    launch = ("--launcher", "ray", "--address", cluster.address)
+    output = tmp_path / "called off"
+    # So many steps that no run ends before Ctrl-C, even where the head's starts long after the others'.
+    endless = ("--set", "training.steps=10000", "--set", "training.checkpoint_every=5")
+    with start(*RUN, "--model", model, *endless, "--seeds", "0-3", "--output", output, *launch) as driver:
+        wait_until(lambda: busy_on(cluster, 0, output))
+        driver.send_signal(signal.SIGINT)
+        _, text = driver.communicate(timeout=60)
+    assert driver.returncode == 130, text
+    assert "the same command continues where this one stopped" in text
+    assert not workers_of(output)
+    stopped = [result.status for result in results(output).values()]
+    assert stopped
+    assert set(stopped) == {INTERRUPTED}
+
+    output = tmp_path / "without a head"
+    with start(*words, "--output", output, *launch) as driver:
+        wait_until(lambda: any(busy_on(cluster, number, output) for number in range(3)))
         for number in range(3):  # the head's loss takes the others with it, a minute later
             cluster.kill(number)
         _, text = driver.communicate(timeout=120)
     assert driver.returncode == 2, text
     assert text.strip().splitlines()[-1].startswith("dtbench: the head of the Ray cluster is gone")
     assert "Traceback" not in text
-    wait_until(lambda: not workers_of(tmp_path), 10)
+    wait_until(lambda: not workers_of(output), 10)
     monkeypatch.setenv("STEP_SECONDS", "0")
-    dtbench(*words)
-    assert [result.status for result in results(tmp_path).values()] == [DONE] * 4
-
-
-@pytest.mark.slow
-def test_ctrl_c_calls_the_runs_off(tmp_path, cluster, model):
-    # So many steps that no run ends before Ctrl-C, even where the head's starts long after the others'.
-    endless = ("--set", "training.steps=5000", "--set", "training.checkpoint_every=5")
-    words = (*RUN, "--model", model, *endless, "--seeds", "0-3", "--output", tmp_path)
-    with start(*words, "--launcher", "ray", "--address", cluster.address) as driver:
-        wait_until(lambda: busy_on(cluster, 0, tmp_path))
-        driver.send_signal(signal.SIGINT)
-        _, text = driver.communicate(timeout=60)
-    assert driver.returncode == 130, text
-    assert "the same command continues where this one stopped" in text
-    assert not workers_of(tmp_path)
-    stopped = [result.status for result in results(tmp_path).values()]
-    assert stopped
-    assert set(stopped) == {INTERRUPTED}
+    dtbench(*words, "--output", output)
+    assert [result.status for result in results(output).values()] == [DONE] * 4
 
 
 @pytest.mark.slow
