@@ -85,8 +85,8 @@ def start(*words: object, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def wait_until(holds: Callable[[], object], seconds: float = 300) -> None:
-    """Wait until something holds; fail if it does not in time, by default that of a machine with much else to do."""
+def wait_until(holds: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until something holds; fail if it does not in time."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it did not happen in time"

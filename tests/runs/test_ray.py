@@ -68,7 +68,7 @@ from dtbench.runs.launchers import ray
 ray.mark_in = lambda folder: Path("/nowhere/mark")
 main()
 """
-SEEDS = 6
+SEEDS = 12
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2}
 OFTEN = ("--set", "training.steps=60", "--set", "training.checkpoint_every=5", "--set", "training.log_every=1")
 
@@ -206,7 +206,7 @@ def test_ctrl_c_calls_the_runs_off_and_the_loss_of_the_head_is_said_in_a_sentenc
     words = (*RUN, "--model", model, *OFTEN, "--seeds", "0-3")
     launch = ("--launcher", "ray", "--address", cluster.address)
     output = tmp_path / "called off"
-    # So many steps that no run ends before Ctrl-C, even where the head's starts long after the others'.
+    # Too many steps for any run to end before Ctrl-C, even if the head starts its own long after the other nodes.
     endless = ("--set", "training.steps=10000", "--set", "training.checkpoint_every=5")
     with start(*RUN, "--model", model, *endless, "--seeds", "0-3", "--output", output, *launch) as driver:
         wait_until(lambda: busy_on(cluster, 0, output))

@@ -167,6 +167,12 @@ def test_one_target_alone_says_nothing_about_tracking():
 OPEN = {"stitch": {"gpt2_dt", "lamo", "gpt2_dtma", "dc", "ds4", "dmamba", "dlstm", "tt", "bc10"}}
 
 
+def named(task):
+    """Return the models of which something is expected on a task."""
+    words = {name for e in SUITE.expected if e.task == task for name in (*e.better, *e.worse, *e.tracks_target)}
+    return [name for name in MODELS if name in words]
+
+
 def test_every_model_is_expected_something_of_on_every_task():
     for task in SUITE.tasks:
         assert set(named(task.id)) == set(MODELS) - OPEN.get(task.id, set()), task.id
@@ -204,17 +210,11 @@ def test_an_order_that_does_not_hold_is_told_and_exits_with_1(tmp_path, monkeypa
     assert "key-to-door" not in done.output  # nothing was run there
 
 
-def named(task):
-    """Return the models of which something is expected on a task."""
-    words = {name for e in SUITE.expected if e.task == task for name in (*e.better, *e.worse, *e.tracks_target)}
-    return [name for name in MODELS if name in words]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("task", [task.id for task in SUITE.tasks])
 def test_models_do_what_is_expected(task, tmp_path, monkeypatch):
     monkeypatch.setenv("DTBENCH_HOME", str(tmp_path / "home"))
-    # In this process: to start one for each run would take CI minutes.
+    # In this process: starting one for each run would cost CI minutes.
     monkeypatch.setattr(execute, "_WORTH_A_PROCESS", 10_000)
     summary = execute.run("sanity", named(task), preset="smoke", tasks=[task], jobs=1, output=tmp_path / "results")
     assert summary.failed == 0
