@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from types import FrameType
 
 
@@ -34,6 +35,7 @@ def raise_on_signals() -> None:
     A signal that was ignored from the start stays ignored: `nohup` ignores SIGHUP, a shell SIGINT of background jobs.
     """
     _received.clear()
+    sys.unraisablehook = _show_unraisable
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _receive)
@@ -49,6 +51,12 @@ def _receive(number: int, frame: FrameType | None) -> None:
     _received.append(number)
     if len(_received) == 1:
         raise Stopped(number)
+
+
+def _show_unraisable(raised: sys.UnraisableHookArgs) -> None:
+    """Show an error that a destructor raised, as Python does, but no `Stopped`: `raise_if_stopped` raises it again."""
+    if not isinstance(raised.exc_value, Stopped):
+        sys.__unraisablehook__(raised)
 
 
 def times_stopped() -> int:
