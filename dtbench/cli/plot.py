@@ -12,7 +12,9 @@ from dtbench.cli.output import OnlyPreset, OnlySuite, OnlyTasks, split
 from dtbench.errors import ConfigError, ResultError
 
 if TYPE_CHECKING:
-    from dtbench.results.sections import Section
+    from dtbench.results.sections import Section, Selection
+
+    Draw = Callable[[Section, Path, Path], None]
 
 plot_app = typer.Typer(help="Draw a figure of results, or of the heads of a model.", no_args_is_help=True)
 
@@ -24,99 +26,73 @@ OnlyModels = Annotated[
 ]
 
 
-@plot_app.command("intervals")
-def intervals(
-    folder: Results,
-    out: Out,
-    task: OnlyTasks = [],  # noqa: B006
-    preset: OnlyPreset = None,
-    suite: OnlySuite = None,
-    source: OnlySource = None,
-    model: OnlyModels = [],  # noqa: B006
-) -> None:
+def _draws(name: str) -> Callable[[Draw], Draw]:
+    """Make a function that draws a section of a folder's results into a file the command of this name."""
+
+    def register(draw: Draw) -> Draw:
+        @plot_app.command(name, help=draw.__doc__)
+        def command(
+            folder: Results,
+            out: Out,
+            task: OnlyTasks = [],  # noqa: B006
+            preset: OnlyPreset = None,
+            suite: OnlySuite = None,
+            source: OnlySource = None,
+            model: OnlyModels = [],  # noqa: B006
+        ) -> None:
+            from dtbench.figures import check_format
+            from dtbench.results.sections import Selection
+
+            check_format(out)
+            section = _one_section(folder, Selection(suite, split(task), preset, source=source, models=model))
+            _write(lambda file: draw(section, folder, file), out)
+
+        return draw
+
+    return register
+
+
+@_draws("intervals")
+def intervals(section: Section, folder: Path, file: Path) -> None:
     """IQM, median, mean and optimality gap of each model, with 95 % intervals."""
+    from dtbench.results.plots import intervals
 
-    def draw(section: Section, file: Path) -> None:
-        from dtbench.results.plots import intervals
-
-        _needs_complete_rows(section)
-        intervals(section, file)
-
-    _draw(draw, folder, out, task, preset, suite, source, model)
+    _needs_complete_rows(section)
+    intervals(section, file)
 
 
-@plot_app.command("profile")
-def profile(
-    folder: Results,
-    out: Out,
-    task: OnlyTasks = [],  # noqa: B006
-    preset: OnlyPreset = None,
-    suite: OnlySuite = None,
-    source: OnlySource = None,
-    model: OnlyModels = [],  # noqa: B006
-) -> None:
+@_draws("profile")
+def profile(section: Section, folder: Path, file: Path) -> None:
     """The share of runs above each score, with 95 % bands."""
+    from dtbench.results.plots import profile
 
-    def draw(section: Section, file: Path) -> None:
-        from dtbench.results.plots import profile
-
-        _needs_complete_rows(section)
-        profile(section, file)
-
-    _draw(draw, folder, out, task, preset, suite, source, model)
+    _needs_complete_rows(section)
+    profile(section, file)
 
 
-@plot_app.command("per-task")
-def per_task(
-    folder: Results,
-    out: Out,
-    task: OnlyTasks = [],  # noqa: B006
-    preset: OnlyPreset = None,
-    suite: OnlySuite = None,
-    source: OnlySource = None,
-    model: OnlyModels = [],  # noqa: B006
-) -> None:
+@_draws("per-task")
+def per_task(section: Section, folder: Path, file: Path) -> None:
     """The score of every seed on every task."""
     from dtbench.results.task_plots import per_task
 
-    _draw(per_task, folder, out, task, preset, suite, source, model)
+    per_task(section, file)
 
 
-@plot_app.command("learning-curves")
-def learning_curves(
-    folder: Results,
-    out: Out,
-    task: OnlyTasks = [],  # noqa: B006
-    preset: OnlyPreset = None,
-    suite: OnlySuite = None,
-    source: OnlySource = None,
-    model: OnlyModels = [],  # noqa: B006
-) -> None:
+@_draws("learning-curves")
+def learning_curves(section: Section, folder: Path, file: Path) -> None:
     """Scores during training where they were measured, else the training losses logged beside the results."""
+    from dtbench.results.learning import learning_curves
+    from dtbench.results.learning_plots import learning
 
-    def draw(section: Section, file: Path) -> None:
-        from dtbench.results.learning import learning_curves
-        from dtbench.results.learning_plots import learning
-
-        learning(section, learning_curves(section, folder), file)
-
-    _draw(draw, folder, out, task, preset, suite, source, model)
+    learning(section, learning_curves(section, folder), file)
 
 
-@plot_app.command("target-vs-return")
-def target_vs_return(
-    folder: Results,
-    out: Out,
-    task: OnlyTasks = [],  # noqa: B006
-    preset: OnlyPreset = None,
-    suite: OnlySuite = None,
-    source: OnlySource = None,
-    model: OnlyModels = [],  # noqa: B006
-) -> None:
+@_draws("target-vs-return")
+def target_vs_return(section: Section, folder: Path, file: Path) -> None:
     """The return got for each return asked for: does a model do what it is asked?"""
     from dtbench.results.task_plots import target_vs_return
 
-    _draw(target_vs_return, folder, out, task, preset, suite, source, model)
+    target_vs_return(section, file)
 
 
 @plot_app.command("heads")
@@ -157,30 +133,18 @@ def _needs_complete_rows(section: Section) -> None:
         )
 
 
-def _draw(
-    draw: Callable[[Section, Path], None],
-    folder: Path,
-    out: Path,
-    tasks: list[str],
-    preset: str | None,
-    suite: str | None,
-    source: str | None,
-    models: list[str],
-) -> None:
-    """Draw the one section that the options leave into a file."""
+def _one_section(folder: Path, selection: Selection) -> Section:
+    """Read the one section that the options leave, and say what is missing from it and what is left out."""
     from dtbench.console import err
-    from dtbench.figures import check_format
     from dtbench.results.frames import read_all
-    from dtbench.results.sections import Selection, one_section
+    from dtbench.results.sections import one_section
 
-    check_format(out)
-    selection = Selection(suite, split(tasks), preset, source=source, models=models)
     section, others = one_section(read_all(folder), selection)
     if section.absent:
         err.print(f"No finished run here: {', '.join(section.absent)}.", markup=False)
     for title in others:
         err.print(f"Not drawn, because it cannot be compared: {title}.", markup=False)
-    _write(lambda file: draw(section, file), out)
+    return section
 
 
 def _write(draw: Callable[[Path], None], out: Path) -> None:
