@@ -11,7 +11,8 @@ from dtbench.registry import models
 from dtbench.results.schema import Result
 from dtbench.suites.suites import load_suite, suite_names
 
-_PRECISION = "hardware.precision"
+#: The key of the precision, which depends on the machine where the preset says `auto`.
+PRECISION = "hardware.precision"
 
 
 def changes_between(preset: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
@@ -39,7 +40,7 @@ def changes_in_result(result: Result, preset_row: Result | None) -> list[str]:
     if model.changes:
         return model.changes
     before, after = _flat(_composed(result)), _flat(model.config)
-    before.pop(_PRECISION, None)  # a preset's may depend on the machine
+    before.pop(PRECISION, None)
     changed = [_change(key, after[key]) for key in after if key in before and before[key] != after[key]]
     if not changed and preset_row is not None:
         changed = changes_between(preset_row.model.config, model.config)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dtbench.results.changes import changes_in_result
+from dtbench.results.changes import PRECISION, changes_in_result
 from dtbench.results.schema import DONE, Result
 from dtbench.results.text import one_line
 
@@ -17,7 +17,7 @@ _SHOWN_CHANGES, _LONGEST = 3, 80
 
 @dataclass(frozen=True)
 class RowName:
-    """A row's label, which is unique in its section, and the changes that it names (empty if they are not known)."""
+    """A row's label, which is unique in its section, and what was changed (empty if it is not known)."""
 
     label: str
     changes: tuple[str, ...] = ()
@@ -32,15 +32,32 @@ def row_names(results: Sequence[Result]) -> list[RowName]:
     - `lamo 5 changes 1a2b3c`: more, with six digits of a hash over them;
     - `lamo+4ce2233b3fdf`: the hash of the configuration, if it is not known what was changed, or if one name would
       cover different configurations on one task, e.g. of two versions of dtbench.
+
+    The precision is named only where one name would cover two of them: tables show it in a column of its own, and with
+    `auto` it is a change on one machine that is none on another.
     """
     own = {(r.model.name, r.task.id): r for r in reversed(results) if r.model.is_preset_config and r.status == DONE}
     names = [_name(result, own.get((result.model.name, result.task.id))) for result in results]
-    hashes: dict[tuple[str, str], set[str]] = {}
-    for result, name in zip(results, names, strict=True):
+    short = [_without_precision(result, name) for result, name in zip(results, names, strict=True)]
+    names = _unless_mixed(short, names, results, lambda result: ("", result.measured.training.precision))
+    hashes = [_by_hash(result) for result in results]
+    return _unless_mixed(names, hashes, results, lambda result: (result.task.id, result.model.config_hash))
+
+
+def _unless_mixed(
+    names: Sequence[RowName],
+    others: Sequence[RowName],
+    results: Sequence[Result],
+    place_and_kind: Callable[[Result], tuple[str, str]],
+) -> list[RowName]:
+    """Return the names; the others instead of one that covers finished runs of two kinds at one place."""
+    kinds: dict[tuple[str, str], set[str]] = {}
+    for name, result in zip(names, results, strict=True):
         if result.status == DONE:
-            hashes.setdefault((name.label, result.task.id), set()).add(result.model.config_hash)
-    ambiguous = {label for (label, _), found in hashes.items() if len(found) > 1}
-    return [_by_hash(result) if name.label in ambiguous else name for result, name in zip(results, names, strict=True)]
+            place, kind = place_and_kind(result)
+            kinds.setdefault((name.label, place), set()).add(kind)
+    mixed = {label for (label, _), found in kinds.items() if len(found) > 1}
+    return [other if name.label in mixed else name for name, other in zip(names, others, strict=True)]
 
 
 def _name(result: Result, preset_row: Result | None) -> RowName:
@@ -48,14 +65,21 @@ def _name(result: Result, preset_row: Result | None) -> RowName:
     if model.is_preset_config:
         return RowName(one_line(model.name))
     changes = tuple(changes_in_result(result, preset_row))
-    if not changes:
-        return _by_hash(result)
-    label = one_line(f"{model.name} {' '.join(changes)}")
+    return RowName(_label(model.name, changes), changes) if changes else _by_hash(result)
+
+
+def _without_precision(result: Result, name: RowName) -> RowName:
+    shown = tuple(change for change in name.changes if not change.startswith(f"{PRECISION}="))
+    return name if shown == name.changes else RowName(_label(result.model.name, shown), name.changes)
+
+
+def _label(model: str, changes: Sequence[str]) -> str:
+    label = one_line(" ".join((model, *changes)))
     if len(changes) > _SHOWN_CHANGES or len(label) > _LONGEST:
         digits = hashlib.sha256(json.dumps(changes).encode()).hexdigest()[:6]
         count = "1 change" if len(changes) == 1 else f"{len(changes)} changes"
-        label = one_line(f"{model.name} {count} {digits}")
-    return RowName(label, changes)
+        label = one_line(f"{model} {count} {digits}")
+    return label
 
 
 def _by_hash(result: Result) -> RowName:

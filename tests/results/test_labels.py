@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dtbench.config import compose, load_preset
@@ -10,6 +12,7 @@ from dtbench.results import changes, stats
 from dtbench.results.compare import compare
 from dtbench.results.files import scan
 from dtbench.results.labels import row_names
+from dtbench.results.pages import models_table
 from dtbench.results.schema import Result
 from dtbench.results.sections import sections
 from dtbench.suites.suites import load_suite
@@ -89,6 +92,21 @@ def test_one_name_never_covers_two_configurations_of_a_task():
     changed = [samples.changed("layers=2", config_hash=digits, seed=n) for n, digits in enumerate(("a", "b"))]
     assert labels(*changed) == ["dt+a", "dt+b"]
     assert labels(*changed[:1]) == ["dt layers=2"]
+
+
+def test_a_precision_is_named_only_where_rows_would_share_a_name():
+    """Whether a precision was asked for or is the machine's own, the table's column shows it."""
+    asked = samples.changed("hardware.precision=32-true", config_hash="float32")
+    variant = samples.changed("gate=false", "hardware.precision=32-true", config_hash="ungated")
+    assert labels(asked, variant) == ["dt", "dt gate=false"]
+    own = samples.result(seed=1, model_config_hash="float32")
+    assert labels(asked, own) == ["dt", "dt"]  # of a machine whose `auto` is float32
+    in_bfloat16 = replace(own.measured.training, precision="bf16-mixed")
+    for task in ("hopper-medium", "walker2d-medium"):
+        other = samples.result(task=task, model_config_hash="bfloat16", training=in_bfloat16)
+        assert labels(asked, variant, other) == ["dt hardware.precision=32-true", "dt gate=false", "dt"]
+    (section,) = sections([asked])
+    assert "changed by the user: `hardware.precision=32-true`" in "\n".join(models_table(section))
 
 
 def test_values_are_written_as_set_takes_them():
