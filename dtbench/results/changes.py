@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dtbench.config import compose, hashed_part, load_preset, preset_names
@@ -12,7 +12,7 @@ from dtbench.results.schema import Result
 from dtbench.suites.suites import load_suite, suite_names
 
 #: The key of the precision, which depends on the machine where the preset says `auto`.
-PRECISION = "hardware.precision"
+_PRECISION = "hardware.precision"
 
 
 def changes_between(preset: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
@@ -40,11 +40,16 @@ def changes_in_result(result: Result, preset_row: Result | None) -> list[str]:
     if model.changes:
         return model.changes
     before, after = _flat(_composed(result)), _flat(model.config)
-    before.pop(PRECISION, None)
+    before.pop(_PRECISION, None)
     changed = [_change(key, after[key]) for key in after if key in before and before[key] != after[key]]
     if not changed and preset_row is not None:
         changed = changes_between(preset_row.model.config, model.config)
     return changed
+
+
+def without_precision(changes: Iterable[str]) -> list[str]:
+    """Return the changes but that of the precision."""
+    return [change for change in changes if not change.startswith(f"{_PRECISION}=")]
 
 
 def _composed(result: Result) -> dict[str, Any]:

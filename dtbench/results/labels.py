@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dtbench.results.changes import PRECISION, changes_in_result
+from dtbench.results.changes import changes_in_result, without_precision
 from dtbench.results.schema import DONE, Result
 from dtbench.results.text import one_line
 
@@ -33,7 +33,7 @@ def row_names(results: Sequence[Result]) -> list[RowName]:
     - `lamo+4ce2233b3fdf`: the hash of the configuration, if it is not known what was changed, or if one name would
       cover different configurations on one task, e.g. of two versions of dtbench.
 
-    The precision is named only where one name would cover two of them: tables show it in a column of its own, and with
+    The precision is named only where one name would cover two of them: pages show it in a column of its own, and with
     `auto` it is a change on one machine that is none on another.
     """
     own = {(r.model.name, r.task.id): r for r in reversed(results) if r.model.is_preset_config and r.status == DONE}
@@ -69,8 +69,8 @@ def _name(result: Result, preset_row: Result | None) -> RowName:
 
 
 def _without_precision(result: Result, name: RowName) -> RowName:
-    shown = tuple(change for change in name.changes if not change.startswith(f"{PRECISION}="))
-    return name if shown == name.changes else RowName(_label(result.model.name, shown), name.changes)
+    shown = without_precision(name.changes)
+    return name if len(shown) == len(name.changes) else RowName(_label(result.model.name, shown), name.changes)
 
 
 def _label(model: str, changes: Sequence[str]) -> str:

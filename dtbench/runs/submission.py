@@ -35,7 +35,7 @@ from dtbench.errors import DtbenchError, ResultError
 from dtbench.evaluation.rollout import episode_seeds
 from dtbench.registry import models
 from dtbench.resources import resource
-from dtbench.results.changes import PRECISION, changes_between
+from dtbench.results.changes import changes_between, without_precision
 from dtbench.results.files import result_path, scan
 from dtbench.results.schema import DONE, EpisodeScores, Result
 from dtbench.results.text import reason
@@ -216,9 +216,8 @@ def _configuration(result: Result, suite: Suite, task: Task) -> Iterator[str]:
     if cut != (limit if 0 < limit < task.max_episode_steps else None):
         own_cut = f"the preset {result.preset} cuts them after {limit or task.max_episode_steps}"
         yield f"its episodes were cut after {cut or task.max_episode_steps} steps, {own_cut}; run it again."
-    changed = changes_between(own, model.config)
-    changed = [change for change in changed if not change.startswith(f"{PRECISION}=")]
-    recorded = [change for change in model.changes or [] if not change.startswith(f"{PRECISION}=")]
+    changed = without_precision(changes_between(own, model.config))
+    recorded = without_precision(model.changes or [])
     for change in changed:
         if change.partition("=")[0] in _PROTOCOL:
             yield f"{change} changes the protocol of the preset {result.preset}; run it without."

@@ -95,7 +95,7 @@ def test_one_name_never_covers_two_configurations_of_a_task():
 
 
 def test_a_precision_is_named_only_where_rows_would_share_a_name():
-    """Whether a precision was asked for or is the machine's own, the table's column shows it."""
+    """Whether a precision was asked for or is the machine's own, the page's column shows it."""
     asked = samples.changed("hardware.precision=32-true", config_hash="float32")
     variant = samples.changed("gate=false", "hardware.precision=32-true", config_hash="ungated")
     assert labels(asked, variant) == ["dt", "dt gate=false"]
